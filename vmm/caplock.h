@@ -1,0 +1,82 @@
+/*
+ * caplock.h: run untrusted programs in disposable Linux microVMs. The one public header of libcaplock.a.
+ *
+ * A sandbox is described by a struct caplock_spec and run by caplock_run(), which blocks until its command has ended.
+ * The library starts one process per sandbox (the virtual machine), prints nothing, and leaves nothing behind.
+ * Several threads may run sandboxes at the same time. SIGPIPE must be ignored.
+ */
+#ifndef CAPLOCK_H
+#define CAPLOCK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CAPLOCK_VERSION "0.1.0"
+
+/* What to run, and in what. Start from caplock_spec_init(). Strings and lists belong to the caller; lists end with NULL. */
+struct caplock_spec {
+	const char *image;          /* name in the image store; NULL: the built-in base image (busybox) */
+	double cpus;                /* 1; a fraction is enforced inside the guest */
+	unsigned memory_mb;         /* 512; MiB */
+	unsigned disk_mb;           /* 5120; MiB of the writable layer */
+	const char *const *command; /* arguments; NULL: those of the image */
+	const char *entrypoint;     /* NULL: that of the image; "": none */
+	const char *const *env;     /* NAME=VALUE; added to those of the image */
+	const char *workdir;        /* NULL: that of the image, or "/" */
+	const char *user;           /* NULL: that of the image, or root */
+	const char *hostname;       /* NULL: "caplock" */
+	const char *kernel;         /* path of a vmlinux; NULL: the installed one */
+	unsigned timeout_ms;        /* of the whole run; 0: none */
+	int console_fd;             /* the guest's kernel messages are copied to it; -1: to nowhere */
+	int stdin_fd, stdout_fd, stderr_fd; /* the command's; -1: none */
+	int forward_signals; /* nonzero: SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and 2 go to the command, not to us */
+};
+
+/* Moments of a boot: indices of caplock_result.timeline_ns. */
+enum caplock_moment {
+	CAPLOCK_T0_START,  /* the process was started */
+	CAPLOCK_T1_MAIN,   /* its main() was reached (in a program that embeds the library: caplock_run()) */
+	CAPLOCK_T2_RUN,    /* the virtual CPU runs for the first time */
+	CAPLOCK_T3_KERNEL, /* the guest kernel is entered */
+	CAPLOCK_T4_INIT,   /* the guest's PID 1 runs */
+	CAPLOCK_T5_AGENT,  /* the agent in the guest answers */
+	CAPLOCK_T6_OUTPUT, /* the command's first byte of output; its end, where there is none */
+	CAPLOCK_MOMENTS,
+};
+
+enum caplock_outcome {
+	CAPLOCK_EXITED,    /* the command ended; status is its exit status */
+	CAPLOCK_KILLED,    /* a signal ended the command; status is 128 + its number */
+	CAPLOCK_UNSTARTED, /* the sandbox runs, but the command could not be started: status 126, 127 or 125 */
+	CAPLOCK_TIMED_OUT, /* timeout_ms passed; status 124 */
+	CAPLOCK_REFUSED,   /* nothing was started: bad spec, no image, no usable KVM; status 1 */
+	CAPLOCK_FAILED,    /* the sandbox failed before the command ended: panic, reset, halt, triple fault; status 125 */
+};
+
+struct caplock_result {
+	enum caplock_outcome outcome;
+	int status;         /* as an exit status */
+	char message[1024]; /* one line for the user; empty where the outcome says all */
+	char *kernel_log;   /* after a failure of the guest: its console; NULL: none. caplock_result_free() */
+	uint64_t timeline_ns[CAPLOCK_MOMENTS]; /* CLOCK_MONOTONIC; 0: not reached */
+	uint64_t cpu_before_run_ns;            /* CPU time used until T2 */
+};
+
+/* Fills in the defaults named above. */
+void caplock_spec_init(struct caplock_spec *spec);
+
+/* Runs a sandbox. Returns result->status. */
+int caplock_run(const struct caplock_spec *spec, struct caplock_result *result);
+
+/* Frees what `result` owns. */
+void caplock_result_free(struct caplock_result *result);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

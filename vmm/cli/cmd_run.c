@@ -1,0 +1,239 @@
+/* caplock run: options to struct caplock_spec, and its result to lines and an exit status. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/cli/cli.h"
+#include "vmm/cli/env.h"
+#include "vmm/cli/timing.h"
+#include "vmm/sandbox/sandbox.h"
+#include "vmm/util/strv.h"
+
+enum {
+	OPT_IMAGE = 256,
+	OPT_CPUS,
+	OPT_MEMORY,
+	OPT_DISK_SIZE,
+	OPT_ENV_FILE,
+	OPT_ENTRYPOINT,
+	OPT_HOSTNAME,
+	OPT_TIMEOUT,
+	OPT_KERNEL,
+	OPT_TIMING,
+	OPT_CONSOLE,
+};
+
+static const struct option options[] = {
+	{"image", required_argument, NULL, OPT_IMAGE},
+	{"cpus", required_argument, NULL, OPT_CPUS},
+	{"memory", required_argument, NULL, OPT_MEMORY},
+	{"disk-size", required_argument, NULL, OPT_DISK_SIZE},
+	{"env", required_argument, NULL, 'e'},
+	{"env-file", required_argument, NULL, OPT_ENV_FILE},
+	{"workdir", required_argument, NULL, 'w'},
+	{"user", required_argument, NULL, 'u'},
+	{"entrypoint", required_argument, NULL, OPT_ENTRYPOINT},
+	{"hostname", required_argument, NULL, OPT_HOSTNAME},
+	{"timeout", required_argument, NULL, OPT_TIMEOUT},
+	{"kernel", required_argument, NULL, OPT_KERNEL},
+	{"timing", optional_argument, NULL, OPT_TIMING},
+	{"console", no_argument, NULL, OPT_CONSOLE},
+	{0},
+};
+
+struct run_options {
+	struct caplock_spec spec;
+	struct strv env, file_env; /* -e wins over --env-file, wherever it stands */
+	enum timing_format timing;
+};
+
+/* A whole decimal number of `what`. */
+static int parse_number(const char *text, const char *what, unsigned *out, struct err *e)
+{
+	char *end;
+	errno = 0;
+	unsigned long value = strtoul(text, &end, 10);
+	if (errno || *end || text[0] < '0' || text[0] > '9' || value > UINT32_MAX)
+		return err_set(e, -EINVAL, "%s '%s': give a whole number", what, text);
+	*out = (unsigned)value;
+	return 0;
+}
+
+/* A decimal number that may have a fraction, from 0 to `max`. */
+static int parse_real(const char *text, const char *what, double max, double *out, struct err *e)
+{
+	char *end;
+	double value = strtod(text, &end);
+	int plain = strspn(text, "0123456789.") == strlen(text);
+	if (!plain || end == text || *end || !isfinite(value) || value > max)
+		return err_set(e, -EINVAL, "%s '%s': give a number, at most %g", what, text, max);
+	*out = value;
+	return 0;
+}
+
+static int parse_timeout(const char *text, unsigned *timeout_ms, struct err *e)
+{
+	double seconds;
+	int rc = parse_real(text, "--timeout", UINT32_MAX / 1000, &seconds, e);
+	if (rc == 0 && seconds < 0.001)
+		rc = err_set(e, -EINVAL, "--timeout '%s': give seconds above 0", text);
+	if (rc == 0)
+		*timeout_ms = (unsigned)(seconds * 1000);
+	return rc;
+}
+
+static int parse_timing(const char *text, enum timing_format *format, struct err *e)
+{
+	*format = text && strcmp(text, "json") == 0 ? TIMING_JSON : TIMING_TEXT;
+	if (text && *format != TIMING_JSON)
+		return err_set(e, -EINVAL, "--timing=%s: give --timing or --timing=json", text);
+	return 0;
+}
+
+static int parse_option(int option, const char *value, struct run_options *o, struct err *e)
+{
+	struct caplock_spec *s = &o->spec;
+	switch (option) {
+	case OPT_IMAGE:
+		s->image = value;
+		return 0;
+	case OPT_CPUS:
+		return parse_real(value, "--cpus", 1024, &s->cpus, e);
+	case OPT_MEMORY:
+		return parse_number(value, "--memory", &s->memory_mb, e);
+	case OPT_DISK_SIZE:
+		return parse_number(value, "--disk-size", &s->disk_mb, e);
+	case 'e':
+		return env_add(&o->env, value, e);
+	case OPT_ENV_FILE:
+		return env_add_file(&o->file_env, value, e);
+	case 'w':
+		s->workdir = value;
+		return 0;
+	case 'u':
+		s->user = value;
+		return 0;
+	case OPT_ENTRYPOINT:
+		s->entrypoint = value;
+		return 0;
+	case OPT_HOSTNAME:
+		s->hostname = value;
+		return 0;
+	case OPT_TIMEOUT:
+		return parse_timeout(value, &s->timeout_ms, e);
+	case OPT_KERNEL:
+		s->kernel = value;
+		return 0;
+	case OPT_TIMING:
+		return parse_timing(value, &o->timing, e);
+	default: /* OPT_CONSOLE */
+		s->console_fd = STDERR_FILENO;
+		return 0;
+	}
+}
+
+/* Reads the command line. Returns 0, or the exit status after having said what is wrong. */
+static int parse(int argc, char **argv, struct run_options *o)
+{
+	struct err e;
+	int option;
+	opterr = 0;
+	optind = 1;
+	while ((option = getopt_long(argc, argv, "+:e:w:u:", options, NULL)) != -1) {
+		if (option == ':')
+			return cli_usage(&cmd_run, "%s needs a value", argv[optind - 1]);
+		if (option == '?' && optopt > 0 && optopt < 256)
+			return cli_usage(&cmd_run, "no option -%c", optopt);
+		if (option == '?')
+			return cli_usage(&cmd_run, "no option %s, or it takes no value", argv[optind - 1]);
+		if (parse_option(option, optarg, o, &e))
+			return cli_fail(EXIT_REFUSED, &e);
+	}
+	for (size_t i = 0; i < o->env.count; i++)
+		if (strv_set_env(&o->file_env, o->env.item[i]))
+			return cli_fail(EXIT_REFUSED, &(struct err){"out of memory"});
+	o->spec.env = (const char *const *)o->file_env.item;
+	o->spec.command = (const char *const *)argv + optind;
+	return 0;
+}
+
+static void print_kernel_log(const char *log)
+{
+	fprintf(stderr, "caplock: the guest's kernel log:\n");
+	for (const char *line = log; *line;) {
+		int n = (int)strcspn(line, "\n");
+		if (n)
+			fprintf(stderr, "  | %.*s\n", n, line);
+		line += n + (line[n] == '\n');
+	}
+}
+
+/* Descriptors 0..2 of ours stay what they are: without one, the machine's would take its place. */
+static void fill_stdio(void)
+{
+	int fd;
+	do
+		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	while (fd >= 0 && fd <= 2);
+	if (fd > 2)
+		close(fd);
+}
+
+static int run(int argc, char **argv)
+{
+	struct run_options o = {0};
+	caplock_spec_init(&o.spec);
+	fill_stdio();
+	int status = parse(argc, argv, &o);
+	if (status)
+		return status;
+	o.spec.stdin_fd = STDIN_FILENO;
+	o.spec.stdout_fd = STDOUT_FILENO;
+	o.spec.stderr_fd = STDERR_FILENO;
+	o.spec.forward_signals = 1;
+
+	/* Neither the sandbox nor the options are freed: we exit, and nobody should wait for the machine's end. */
+	struct caplock_result result;
+	sandbox_run(&o.spec, cli_start_ns, cli_main_ns, &result);
+	if (result.message[0]) {
+		struct err e;
+		err_set(&e, 0, "%s", result.message);
+		cli_fail(result.status, &e);
+	}
+	if (result.kernel_log && o.spec.console_fd < 0)
+		print_kernel_log(result.kernel_log);
+	if (o.timing != TIMING_NONE)
+		timing_print(stderr, o.timing, &result);
+	fflush(NULL);
+	_exit(result.status);
+}
+
+const struct command cmd_run = {
+	.name = "run",
+	.synopsis = "caplock run [OPTIONS] [--] [COMMAND [ARGUMENT...]]",
+	.summary = "Run a command in a new sandbox",
+	.options =
+		(const struct option_help[]){
+			{"--image NAME", "the image to run (see: caplock image); default: built-in busybox"},
+			{"--cpus N", "virtual CPUs, may have a fraction (1)"},
+			{"--memory MB", "memory (512)"},
+			{"--disk-size MB", "writable layer over the image (5120); takes space as it is used"},
+			{"-e, --env NAME[=VALUE]", "set a variable, or pass this host's; may be repeated"},
+			{"--env-file FILE", "set variables from a file of NAME=VALUE lines; -e wins"},
+			{"-w, --workdir DIR", "working directory (the image's, or /)"},
+			{"-u, --user USER[:GROUP]", "name or id to run as (the image's, or root)"},
+			{"--entrypoint PROGRAM", "instead of the image's; \"\" for none"},
+			{"--hostname NAME", "(caplock)"},
+			{"--timeout SECONDS", "end the run after this time, exit status 124"},
+			{"--kernel PATH", "boot this vmlinux; also $CAPLOCK_KERNEL"},
+			{"--timing[=json]", "print the boot timeline to stderr at the end"},
+			{"--console", "print the guest's kernel messages to stderr"},
+			{0},
+		},
+	.run = run,
+};

@@ -1,0 +1,476 @@
+/*
+ * A sandbox, seen from its supervisor.
+ *
+ * Theory of operation
+ * -------------------
+ * Purpose: run one command in one microVM, relay its streams, and say how it ended.
+ *
+ *      supervisor (this file, the caller's process)          vmm process (vmm/machine)
+ *        agent session  <---- stream socketpair ------------>  vsock device, the guest's first connection
+ *        control        ----- seqpacket socketpair --------->  new connections into the guest; its end is the machine's
+ *        status         <---- shared memory + eventfd -------  timeline, console, outcome
+ *
+ * Trust boundary: the guest, and with it the vmm process, may say anything: frames are checked by vmm/sandbox/agent.c, the
+ * status is only read with bounds.
+ *
+ * Life: validate, open the image, the scratch disk and the kernel, fork the vmm; then one event loop until the session has
+ * ended. The session's stream ends with the vmm process at the latest, so waiting for it is enough: the outcome of the
+ * machine is looked at only then. The vmm is killed, not asked: disks are read-only or unlinked, and taking a machine apart
+ * costs the kernel 15-25 ms that nobody has to wait for.
+ *
+ * Invariants: every path through sandbox_run() sets result->outcome; a killed vmm leaves nothing, because all it has is
+ * memory and unlinked files.
+ */
+#include "vmm/sandbox/sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/assets.h"
+#include "vmm/image/image.h"
+#include "vmm/machine/kvm.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/status.h"
+#include "vmm/sandbox/agent.h"
+#include "vmm/sandbox/kernel.h"
+#include "vmm/sandbox/process.h"
+#include "vmm/spec/spec.h"
+#include "vmm/util/err.h"
+#include "vmm/util/io.h"
+#include "vmm/util/loop.h"
+
+enum {
+	STATUS_TIMEOUT = 124,
+	STATUS_FAILED = 125,
+	STATUS_REFUSED = 1,
+	SIGNALS_UNTIL_KILL = 3, /* so many SIGINT or SIGTERM, and we no longer wait for the command */
+	LOST_GRACE_MS = 2000,   /* from the agent's silence to the machine's outcome */
+};
+
+struct sandbox {
+	const struct caplock_spec *spec;
+	struct caplock_result *result;
+	struct machine_config machine;
+	char kernel_path[PATH_MAX];
+	struct image image;
+	struct store *store;
+	struct spec_command command;
+	struct machine_status *status;
+	struct agent_session *session;
+	struct loop loop;
+	struct loop_source event, signals, timer;
+	sigset_t old_mask;
+	bool mask_changed;
+	int session_fd; /* until the session owns it */
+	int control_fd;
+	pid_t vmm;
+	uint64_t console_at;
+	bool started, done;
+	unsigned end_signals;
+};
+
+static void finish(struct sandbox *s, enum caplock_outcome outcome, int status, const char *message)
+{
+	if (s->done)
+		return;
+	s->done = true;
+	s->result->outcome = outcome;
+	s->result->status = status;
+	snprintf(s->result->message, sizeof s->result->message, "%s", message ? message : "");
+}
+
+/* ---- How a machine ended ---- */
+
+/* The guest's console from its beginning, or what is left of it, as printable text. The caller frees it; NULL: none. */
+static char *console_text(const struct machine_status *status)
+{
+	char *text = malloc(CONSOLE_BYTES + 1);
+	uint64_t at = 0;
+	size_t n = text ? console_read(status, &at, text, CONSOLE_BYTES) : 0;
+	if (n == 0) {
+		free(text);
+		return NULL;
+	}
+	size_t kept = 0;
+	for (size_t i = 0; i < n; i++)
+		if (text[i] == '\n' || text[i] == '\t' || ((unsigned char)text[i] >= 0x20 && text[i] != 0x7f))
+			text[kept++] = text[i];
+	text[kept] = 0;
+	return text;
+}
+
+/* Says what a reset was: after a panic the console tells why. */
+static void explain_reset(struct sandbox *s)
+{
+	static const char panic[] = "Kernel panic - not syncing: ";
+	char message[512] = "the guest reset itself before the command ended";
+	char *log = console_text(s->status);
+	const char *why = log ? strstr(log, panic) : NULL;
+	if (why) {
+		why += sizeof panic - 1;
+		snprintf(message, sizeof message, "the guest kernel panicked: %.*s", (int)strcspn(why, "\n"), why);
+		s->result->kernel_log = log;
+	} else {
+		free(log);
+	}
+	finish(s, CAPLOCK_FAILED, STATUS_FAILED, message);
+}
+
+/* Says how the vmm process ended, where it could not itself; where it lives, `text`, what the session found wrong. */
+static void explain_death(struct sandbox *s, const char *text)
+{
+	char message[512];
+	siginfo_t info = {0};
+	snprintf(message, sizeof message, "%s", text);
+	if (waitid(P_PID, (id_t)s->vmm, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == s->vmm)
+		snprintf(message, sizeof message, "the machine's process was killed by signal %d (%s)", info.si_status,
+			 strsignal(info.si_status));
+	finish(s, CAPLOCK_FAILED, STATUS_FAILED, message);
+}
+
+static void explain_outcome(struct sandbox *s, const char *text)
+{
+	struct err e;
+	char detail[sizeof s->status->detail];
+	memcpy(detail, s->status->detail, sizeof detail);
+	detail[sizeof detail - 1] = 0;
+	err_set(&e, 0, "%s", detail);
+	switch (atomic_load(&s->status->outcome)) {
+	case MACHINE_RUNNING:
+		explain_death(s, text);
+		break;
+	case MACHINE_RESET:
+		explain_reset(s);
+		break;
+	case MACHINE_HALTED:
+		finish(s, CAPLOCK_FAILED, STATUS_FAILED, "the guest halted before the command ended");
+		break;
+	case MACHINE_TRIPLE_FAULT:
+		finish(s, CAPLOCK_FAILED, STATUS_FAILED, "the guest kernel crashed (triple fault)");
+		break;
+	case MACHINE_NOT_STARTED:
+		finish(s, CAPLOCK_REFUSED, STATUS_REFUSED, e.text);
+		break;
+	default:
+		finish(s, CAPLOCK_FAILED, STATUS_FAILED, e.text);
+		break;
+	}
+}
+
+/* Waits until the machine has an outcome or its process is gone, but not for ever. */
+static void await_outcome(struct sandbox *s)
+{
+	struct pollfd p[2] = {{.fd = s->event.fd, .events = POLLIN}, {.fd = s->control_fd, .events = 0 /* POLLHUP */}};
+	uint64_t count;
+	while (atomic_load(&s->status->outcome) == MACHINE_RUNNING && !(p[1].revents & POLLHUP)) {
+		if (poll(p, 2, LOST_GRACE_MS) == 0)
+			break;
+		if (p[0].revents)
+			(void)!read(s->event.fd, &count, sizeof count);
+	}
+}
+
+/* ---- Events ---- */
+
+static void agent_event(void *context, enum agent_event event, int value, const char *text)
+{
+	struct sandbox *s = context;
+	switch (event) {
+	case AGENT_HELLO:
+		timeline_stamp(s->status, TIMELINE_AGENT);
+		break;
+	case AGENT_STARTED:
+		s->started = true;
+		break;
+	case AGENT_OUTPUT:
+		timeline_stamp(s->status, TIMELINE_OUTPUT);
+		break;
+	case AGENT_EXITED:
+		timeline_stamp(s->status, TIMELINE_OUTPUT);
+		finish(s, CAPLOCK_EXITED, value & 0xff, NULL);
+		break;
+	case AGENT_KILLED:
+		timeline_stamp(s->status, TIMELINE_OUTPUT);
+		finish(s, CAPLOCK_KILLED, 128 + (value & 0x7f), NULL);
+		break;
+	case AGENT_REFUSED:
+		finish(s, CAPLOCK_UNSTARTED, value, text);
+		break;
+	case AGENT_LOST:
+		await_outcome(s);
+		explain_outcome(s, text ? text : "the agent in the guest went silent");
+		break;
+	}
+}
+
+static void copy_console(struct sandbox *s)
+{
+	char chunk[4096];
+	size_t n;
+	while (s->spec->console_fd >= 0 && (n = console_read(s->status, &s->console_at, chunk, sizeof chunk)) > 0)
+		if (io_write_all(s->spec->console_fd, chunk, n))
+			return;
+}
+
+/* The status changed. A machine that has an outcome is killed: then the session ends, after all that was sent. */
+static void status_changed(void *context, uint32_t events)
+{
+	(void)events;
+	struct sandbox *s = context;
+	uint64_t count;
+	(void)!read(s->event.fd, &count, sizeof count);
+	copy_console(s);
+	if (atomic_load(&s->status->outcome) != MACHINE_RUNNING)
+		kill(s->vmm, SIGKILL);
+}
+
+static void signal_arrived(void *context, uint32_t events)
+{
+	(void)events;
+	struct sandbox *s = context;
+	struct signalfd_siginfo info;
+	if (read(s->signals.fd, &info, sizeof info) != sizeof info)
+		return;
+	int number = (int)info.ssi_signo;
+	bool ends = number == SIGINT || number == SIGTERM || number == SIGQUIT || number == SIGHUP;
+	s->end_signals += ends;
+	if (ends && (!s->started || s->end_signals >= SIGNALS_UNTIL_KILL))
+		finish(s, CAPLOCK_KILLED, 128 + number, NULL);
+	else if (s->started)
+		agent_session_signal(s->session, number);
+}
+
+static void time_is_up(void *context, uint32_t events)
+{
+	(void)events;
+	struct sandbox *s = context;
+	char message[128];
+	snprintf(message, sizeof message, "the run took longer than %g s and was ended", s->spec->timeout_ms / 1e3);
+	finish(s, CAPLOCK_TIMED_OUT, STATUS_TIMEOUT, message);
+}
+
+/* ---- Life ---- */
+
+static int open_image(struct sandbox *s, struct err *e)
+{
+	struct blk_backing *root = &s->machine.disk[0], *scratch = &s->machine.disk[1];
+	*root = (struct blk_backing){.fd = -1, .readonly = true, .serial = "root"};
+	*scratch = (struct blk_backing){.fd = -1, .serial = "scratch"};
+	s->machine.disks = 2;
+	int rc = store_open(&s->store, e);
+	if (rc)
+		return rc;
+	if (s->spec->image) {
+		rc = image_open(s->store, s->spec->image, &s->image, &root->fd, e);
+		if (rc)
+			return rc;
+		off_t end = lseek(root->fd, 0, SEEK_END);
+		if (end < 0)
+			return err_sys(e, -errno, "image %s", s->spec->image);
+		root->len_bytes = (uint64_t)end;
+	} else {
+		root->bytes = asset_base_image;
+		root->len_bytes = (uint64_t)(asset_base_image_end - asset_base_image);
+	}
+	scratch->len_bytes = (uint64_t)s->spec->disk_mb << 20;
+	return store_scratch(s->store, scratch->len_bytes, &scratch->fd, e);
+}
+
+/* Opens everything the machine gets. */
+static int prepare(struct sandbox *s, struct err *e)
+{
+	int rc = open_image(s, e);
+	static char *const shell[] = {"sh", NULL};
+	struct image_config base = {.cmd = (char **)shell};
+	rc = rc ? rc : spec_command(s->spec, s->spec->image ? &s->image.config : &base, &s->command, e);
+	rc = rc ? rc : kernel_open(s->spec->kernel, &s->machine.kernel_fd, s->kernel_path, e);
+	if (rc)
+		return rc;
+	int session[2], control[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, session))
+		return err_sys(e, -errno, "cannot make a socket");
+	s->session_fd = session[0];
+	s->machine.agent_fd = session[1];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control))
+		return err_sys(e, -errno, "cannot make a socket");
+	s->control_fd = control[0];
+	s->machine.control_fd = control[1];
+	s->event.fd = s->machine.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->event.fd < 0)
+		return err_sys(e, -errno, "cannot make an eventfd");
+	s->machine.cpus = spec_vcpus(s->spec);
+	s->machine.memory_bytes = (uint64_t)s->spec->memory_mb << 20;
+	s->machine.kernel_path = s->kernel_path;
+	s->machine.initrd = asset_initramfs;
+	s->machine.initrd_bytes = (size_t)(asset_initramfs_end - asset_initramfs);
+	s->machine.console = s->spec->console_fd >= 0;
+	s->machine.status = s->status;
+	return 0;
+}
+
+/* Keeps signals for the command from ending us: they are read from a descriptor instead. */
+static int take_signals(struct sandbox *s, struct err *e)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	static const int forwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
+	for (size_t i = 0; s->spec->forward_signals && i < sizeof forwarded / sizeof forwarded[0]; i++)
+		sigaddset(&set, forwarded[i]);
+	int rc = pthread_sigmask(SIG_BLOCK, &set, &s->old_mask);
+	if (rc)
+		return err_sys(e, -rc, "cannot block signals");
+	s->mask_changed = true;
+	s->signals = (struct loop_source){
+		.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = signal_arrived, .context = s};
+	if (s->signals.fd < 0 || loop_add(&s->loop, &s->signals, EPOLLIN))
+		return err_sys(e, -errno, "cannot watch signals");
+	return 0;
+}
+
+static int start_timer(struct sandbox *s, struct err *e)
+{
+	if (s->spec->timeout_ms == 0)
+		return 0;
+	struct itimerspec when = {
+		.it_value = {.tv_sec = s->spec->timeout_ms / 1000, .tv_nsec = s->spec->timeout_ms % 1000 * 1000000l}};
+	s->timer = (struct loop_source){
+		.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), .ready = time_is_up, .context = s};
+	if (s->timer.fd < 0 || timerfd_settime(s->timer.fd, 0, &when, NULL) || loop_add(&s->loop, &s->timer, EPOLLIN))
+		return err_sys(e, -errno, "cannot start the timer");
+	return 0;
+}
+
+/* Closes what only the vmm needs. */
+static void close_machine_fds(struct machine_config *c)
+{
+	io_close(&c->kernel_fd);
+	io_close(&c->agent_fd);
+	io_close(&c->control_fd);
+	for (unsigned i = 0; i < c->disks; i++)
+		io_close(&c->disk[i].fd);
+}
+
+static int start_session(struct sandbox *s, struct err *e)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	struct agent_setup setup = {
+		.hostname = s->spec->hostname ? s->spec->hostname : "caplock",
+		.clock_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
+	};
+	struct agent_command command = {
+		.argv = (const char *const *)s->command.argv,
+		.env = (const char *const *)s->command.env,
+		.cwd = s->command.workdir,
+		.user = s->command.user,
+	};
+	struct agent_stdio stdio = {s->spec->stdin_fd, s->spec->stdout_fd, s->spec->stderr_fd};
+	int fd = s->session_fd;
+	s->session_fd = -1;
+	return agent_session_create(&s->loop, fd, &setup, &command, &stdio, agent_event, s, &s->session, e);
+}
+
+static int start(struct sandbox *s, struct err *e)
+{
+	int rc = loop_create(&s->loop);
+	if (rc)
+		return err_sys(e, rc, "cannot make an event loop");
+	rc = take_signals(s, e);
+	rc = rc ? rc : start_timer(s, e);
+	rc = rc ? rc : prepare(s, e);
+	if (rc)
+		return rc;
+	s->event.ready = status_changed;
+	s->event.context = s;
+	rc = loop_add(&s->loop, &s->event, EPOLLIN);
+	if (rc)
+		return err_sys(e, rc, "cannot watch the machine");
+	rc = process_start(&s->machine, &s->vmm, e);
+	close_machine_fds(&s->machine);
+	return rc ? rc : start_session(s, e);
+}
+
+static void report(struct sandbox *s)
+{
+	for (int i = 0; i < CAPLOCK_MOMENTS; i++)
+		s->result->timeline_ns[i] = atomic_load(&s->status->timeline_ns[i]);
+	s->result->cpu_before_run_ns = atomic_load(&s->status->cpu_before_run_ns);
+	copy_console(s);
+}
+
+/*
+ * Runs the sandbox of `spec` until its command has ended; `result` then says how. start_ns and main_ns are T0 and T1 of the
+ * timeline. The machine is dead or dying when this returns: sandbox_destroy() waits for its end, and a program that is
+ * about to exit need not call it.
+ */
+struct sandbox *sandbox_run(const struct caplock_spec *spec, uint64_t start_ns, uint64_t main_ns,
+			    struct caplock_result *result)
+{
+	*result = (struct caplock_result){.outcome = CAPLOCK_REFUSED, .status = STATUS_REFUSED};
+	struct err e;
+	if (spec_validate(spec, &e)) {
+		snprintf(result->message, sizeof result->message, "%s", e.text);
+		return NULL;
+	}
+	struct sandbox *s = calloc(1, sizeof *s);
+	if (!s || !(s->status = status_create())) {
+		free(s);
+		snprintf(result->message, sizeof result->message, "out of memory");
+		return NULL;
+	}
+	s->spec = spec;
+	s->result = result;
+	s->session_fd = s->control_fd = s->event.fd = s->signals.fd = s->timer.fd = s->loop.epoll_fd = s->loop.stop_fd = -1;
+	s->machine.kernel_fd = s->machine.agent_fd = s->machine.control_fd = s->machine.event_fd = -1;
+	atomic_store(&s->status->timeline_ns[TIMELINE_START], start_ns);
+	atomic_store(&s->status->timeline_ns[TIMELINE_MAIN], main_ns);
+
+	int rc = start(s, &e);
+	if (rc)
+		finish(s, CAPLOCK_REFUSED, STATUS_REFUSED, e.text);
+	while (!s->done) {
+		rc = loop_step(&s->loop, -1);
+		if (rc < 0)
+			finish(s, CAPLOCK_FAILED, STATUS_FAILED, "the event loop failed");
+	}
+	if (s->vmm > 0)
+		kill(s->vmm, SIGKILL);
+	report(s);
+	return s;
+}
+
+/* Waits for the end of the machine's process and frees everything. Accepts NULL. */
+void sandbox_destroy(struct sandbox *s)
+{
+	if (!s)
+		return;
+	agent_session_destroy(s->session);
+	close_machine_fds(&s->machine);
+	io_close(&s->session_fd);
+	io_close(&s->control_fd);
+	io_close(&s->event.fd);
+	io_close(&s->signals.fd);
+	io_close(&s->timer.fd);
+	loop_destroy(&s->loop);
+	if (s->mask_changed)
+		pthread_sigmask(SIG_SETMASK, &s->old_mask, NULL);
+	while (s->vmm > 0 && waitpid(s->vmm, NULL, 0) < 0 && errno == EINTR)
+		;
+	image_free(&s->image);
+	store_close(s->store);
+	spec_command_free(&s->command);
+	status_destroy(s->status);
+	free(s);
+}
