@@ -23,7 +23,7 @@ endif
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all deps demo test unit corpus e2e bench fuzz install clean kernel
+.PHONY: all deps demo test bench fuzz fuzzers guests install clean kernel
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wformat=2 -Wno-format-nonliteral -Wvla
 CFLAGS ?= -O2 -g
@@ -40,7 +40,20 @@ all: $(BUILD)/caplock $(BUILD)/libcaplock.a $(BUILD)/vmlinux
 # ---- Packages ----
 
 deps:
-	@./tests/deps
+	@tests/deps
+
+# The targets of a newcomer install first and build after, in a make of its own: what is installed may be a compiler.
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@tests/demo
+
+test: deps
+	@$(MAKE) --no-print-directory all $(BUILD)/unit-tests fuzzers guests
+	@tests/run
+
+bench: deps
+	@$(MAKE) --no-print-directory all
+	@bench/boot
 
 # ---- Guest kernel: built once, outside the tree ----
 
@@ -79,7 +92,69 @@ $(BUILD)/libcaplock.a: $(call OBJ,$(LIB_SRC)) $(BUILD)/obj/vmm/assets.o
 $(BUILD)/caplock: $(call OBJ,$(CLI_SRC)) $(BUILD)/libcaplock.a
 	$(CC) $(CFLAGS) -static-pie -Wl,-z,relro,-z,now -o $@ $^ $(LIBS)
 
+# The built-in base image, written by the same code as imported ones.
+$(BUILD)/mkbase: $(BUILD)/obj/vmm/image/tools/mkbase.o $(call OBJ,$(LIB_SRC))
+	$(CC) $(CFLAGS) -o $@ $(filter-out %/sandbox.o %/lib.o,$^) $(LIBS)
+
+$(BUILD)/base.ext4: $(BUILD)/mkbase
+	$< $@
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/caplock $(DESTDIR)$(PREFIX)/include \
+		$(DESTDIR)$(PREFIX)/share/man/man1
+	install -s $(BUILD)/caplock $(DESTDIR)$(PREFIX)/bin/caplock
+	install -m 644 $(BUILD)/libcaplock.a $(DESTDIR)$(PREFIX)/lib/libcaplock.a
+	strip --strip-debug $(DESTDIR)$(PREFIX)/lib/libcaplock.a
+	install -m 644 $(BUILD)/vmlinux $(DESTDIR)$(PREFIX)/lib/caplock/vmlinux
+	install -m 644 vmm/caplock.h $(DESTDIR)$(PREFIX)/include/caplock.h
+	install -m 644 vmm/cli/caplock.1 $(DESTDIR)$(PREFIX)/share/man/man1/caplock.1
+
+# ---- Tests: the library with sanitizers, under Criterion (gcc) and under libFuzzer (clang) ----
+
+SAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g
+TEST_SRC := $(wildcard tests/unit/*.c) $(LIB_SRC) vmm/cli/env.c $(filter-out guest/init.c guest/frame.c,$(GUEST_SRC))
+SAN_OBJ = $(patsubst %.c,$(BUILD)/san/%.o,$(1))
+
+$(BUILD)/san/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(SAN) -c -o $@ $<
+
+$(BUILD)/unit-tests: $(call SAN_OBJ,$(TEST_SRC)) $(BUILD)/obj/vmm/assets.o
+	$(CC) $(SAN) -o $@ $^ -lcriterion $(LIBS)
+
+# Tiny guests: kernels of a few lines.
+GUESTS := $(patsubst tests/guests/%.c,$(BUILD)/guests/%.elf,$(wildcard tests/guests/*.c))
+
+guests: $(GUESTS)
+
+$(BUILD)/guests/%.elf: tests/guests/%.c tests/guests/guest.h boot/layout.h
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 -I. $(WARN) -O1 -ffreestanding -fno-stack-protector -fno-pic -mno-red-zone -mgeneral-regs-only \
+		-mcmodel=large -nostdlib -static -no-pie -Wl,-Ttext-segment=0x200000,-estart,--build-id=none -o $@ $<
+
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SRC := $(filter-out vmm/lib.c vmm/sandbox/sandbox.c,$(LIB_SRC))
+FUZZ_OBJ = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(1))
+
+fuzzers: $(FUZZERS)
+
+$(BUILD)/fuzz/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	clang $(ALL_CFLAGS) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -O1 -c -o $@ $<
+
+$(BUILD)/fuzz.a: $(call FUZZ_OBJ,$(FUZZ_SRC))
+	rm -f $@
+	ar rcs $@ $^
+
+$(BUILD)/fuzz_%: $(BUILD)/fuzz/tests/fuzz/fuzz_%.o $(BUILD)/fuzz.a
+	clang -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
+
+fuzz: deps
+	@$(MAKE) --no-print-directory fuzzers
+	@tests/fuzz/run $(FUZZ_SECONDS)
+
 clean:
 	rm -rf $(BUILD)
 
--include $(wildcard $(BUILD)/obj/*/*.d $(BUILD)/obj/*/*/*.d)
+.SECONDARY:
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

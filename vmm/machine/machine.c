@@ -106,8 +106,6 @@ static int create_vm(struct machine *m, struct err *e)
 {
 	enum kvm_kind kind;
 	int rc = kvm_open(&m->kvm_fd, &kind, e);
-	if (rc == 0 && kvm_suspect())
-		rc = kvm_probe(m->kvm_fd, &kind, e);
 	if (rc)
 		return rc;
 	do

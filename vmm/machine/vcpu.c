@@ -8,6 +8,7 @@
 
 #include "boot/cpu.h"
 #include "vmm/machine/bus.h"
+#include "vmm/machine/kvm.h"
 #include "vmm/machine/machine_priv.h"
 #include "vmm/util/err.h"
 
@@ -91,9 +92,25 @@ static void handle_mmio(struct vcpu *v)
 		bus_mmio_read(v->machine, r->mmio.phys_addr, r->mmio.data, r->mmio.len);
 }
 
+/*
+ * Where KVM gave up emulating an instruction on a host that has no hardware for guests, that host is the reason, and the
+ * machine counts as not started. Asked only now, so that a good host does not pay for it.
+ */
+static bool blame_host(struct vcpu *v)
+{
+	enum kvm_kind kind;
+	struct err e;
+	if (!kvm_suspect() || kvm_probe(v->machine->kvm_fd, &kind, &e) == 0)
+		return false;
+	machine_end(v->machine, MACHINE_NOT_STARTED, e.text);
+	return true;
+}
+
 /* Ends the machine because KVM gave an exit that no guest should cause. */
 static void fail_exit(struct vcpu *v)
 {
+	if (v->run->exit_reason == KVM_EXIT_INTERNAL_ERROR && blame_host(v))
+		return;
 	const struct kvm_run *r = v->run;
 	char text[256];
 	if (r->exit_reason == KVM_EXIT_INTERNAL_ERROR)
