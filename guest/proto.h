@@ -37,7 +37,7 @@ enum {
 	PROTO_DATA_MAX = 64 << 10,      /* what a sender puts into one STDIN, STDOUT or STDERR frame */
 	PROTO_WINDOW_BYTES = 256 << 10, /* per stream and direction */
 	PROTO_FIELD_HEADER_BYTES = 8,
-	PROTO_SESSIONS_MAX = 1024,      /* commands at the same time; more are refused */
+	PROTO_SESSIONS_MAX = 1024, /* commands at the same time; more are refused */
 };
 
 enum proto_type {
@@ -48,6 +48,7 @@ enum proto_type {
 	PROTO_STDIN_EOF, /* empty */
 	PROTO_SIGNAL,    /* u32 signal number, for the command's process group */
 	PROTO_SHUTDOWN,  /* empty; alone on a stream: stop every process, write back, then EXIT 0 and power off */
+	PROTO_CLOSED,    /* u32 enum proto_stream: nobody reads this output any more; its writers get SIGPIPE */
 
 	/* guest to host */
 	PROTO_HELLO = 64, /* u32 PROTO_MAGIC, u32 PROTO_VERSION */
@@ -68,6 +69,7 @@ enum proto_exit { PROTO_EXITED = 0, PROTO_SIGNALLED = 1 };
 enum proto_field {
 	PROTO_FIELD_HOSTNAME = 1, /* SETUP: string */
 	PROTO_FIELD_CLOCK_NS,     /* SETUP: u64, nanoseconds since 1970 (CLOCK_REALTIME of the host) */
+	PROTO_FIELD_CPU_MILLI,    /* SETUP: u32, thousandths of a CPU that all commands share; absent: no limit */
 	PROTO_FIELD_ARG = 32,     /* EXEC: string, one per argument, in order; at least one */
 	PROTO_FIELD_ENV,          /* EXEC: string NAME=VALUE, one per variable; the last of a name wins */
 	PROTO_FIELD_CWD,          /* EXEC: string; absent: "/" */

@@ -2,6 +2,8 @@
 #ifndef CAPLOCK_VIRTIO_DEVICE_H
 #define CAPLOCK_VIRTIO_DEVICE_H
 
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -26,11 +28,6 @@ enum {
 	/* Interrupt status (section 4.2.2). */
 	VIRTIO_ISR_USED = 1,
 	VIRTIO_ISR_CONFIG = 2,
-
-	/* Feature bits (section 6). */
-	VIRTIO_F_INDIRECT_DESC = 28,
-	VIRTIO_F_EVENT_IDX = 29,
-	VIRTIO_F_VERSION_1 = 32,
 };
 
 /* All are called with the device's lock held. */
@@ -52,11 +49,11 @@ struct virtio_ops {
 
 /* What guests did wrong, and what it cost; only ever counted up. */
 struct virtio_counters {
-	atomic_uint_fast64_t ring_errors;    /* broken rings: DEVICE_NEEDS_RESET */
-	atomic_uint_fast64_t bad_requests;   /* requests refused or malformed */
-	atomic_uint_fast64_t bad_registers;  /* register accesses ignored */
-	atomic_uint_fast64_t notifications;  /* queue notifications handled */
-	atomic_uint_fast64_t signals;        /* interrupts raised */
+	atomic_uint_fast64_t ring_errors;   /* broken rings: DEVICE_NEEDS_RESET */
+	atomic_uint_fast64_t bad_requests;  /* requests refused or malformed */
+	atomic_uint_fast64_t bad_registers; /* register accesses ignored */
+	atomic_uint_fast64_t notifications; /* queue notifications handled */
+	atomic_uint_fast64_t signals;       /* interrupts raised */
 };
 
 /* The part that every device begins with. */

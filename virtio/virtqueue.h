@@ -26,8 +26,7 @@ struct virtqueue {
 	bool broken;
 	uint16_t next_avail;  /* the avail index up to which chains were taken */
 	uint16_t next_used;   /* the used index to be published next */
-	uint16_t last_signal; /* next_used when the driver was last interrupted */
-	bool signalled_once;
+	uint16_t last_signal; /* next_used when vq_should_signal() was last asked */
 	uint16_t in_flight;   /* chains taken and not yet given back */
 };
 
@@ -49,6 +48,7 @@ bool vq_should_signal(struct virtqueue *vq);
 bool vq_want_notify(struct virtqueue *vq);
 void vq_no_notify(struct virtqueue *vq);
 
+unsigned vq_slice(const struct iovec *from, unsigned count, uint64_t offset, uint64_t len_bytes, struct iovec *to);
 size_t vq_copy_out(const struct vq_chain *chain, size_t offset, void *to, size_t len_bytes);
 size_t vq_copy_in(const struct vq_chain *chain, size_t offset, const void *from, size_t len_bytes);
 

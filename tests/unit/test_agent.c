@@ -1,4 +1,5 @@
-/* vmm/sandbox/agent.c against a scripted guest: what it accepts, in which order, and what it makes of hostile frames. */
+/* vmm/sandbox/agent.c against a scripted guest: what it accepts, in which order, and what it makes of hostile frames.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +23,7 @@ struct peer {
 	struct agent_session *session;
 	int fd; /* the guest's end */
 	struct queue out, in;
-	int out_fd; /* the caller's stdout: a file */
+	int out_fd;      /* the caller's stdout: a file */
 	char events[32]; /* a letter each */
 	int value;
 	char text[1024];
@@ -55,8 +56,8 @@ static void peer_start_with(struct peer *p, struct agent_stdio stdio)
 	cr_assert_eq(loop_create(&p->loop), 0);
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
 	p->fd = pair[1];
-	cr_assert_eq(agent_session_create(&p->loop, pair[0], &setup, &command, &stdio, peer_event, p, &p->session, &e), 0, "%s",
-		     e.text);
+	cr_assert_eq(agent_session_create(&p->loop, pair[0], &setup, &command, &stdio, peer_event, p, &p->session, &e),
+		     0, "%s", e.text);
 }
 
 static void peer_start(struct peer *p)
@@ -267,27 +268,27 @@ Test(agent, case_20_frames_that_break_a_rule_end_the_session)
 		size_t len;
 		int stage; /* 0: at once, 1: after HELLO, 2: after STARTED */
 	} cases[] = {
-		{"4 GiB", "\x43\0\0\0\xff\xff\xff\xff", 8, 2},
-		{"1 MiB and a byte", "\x45\0\0\0\1\0\x10\0", 8, 1},
-		{"unknown type", "\x63\0\0\0\0\0\0\0", 8, 2},
-		{"padding", "\x43\0\1\0\1\0\0\0x", 9, 2},
-		{"no greeting", "\x41\0\0\0\4\0\0\0\1\0\0\0", 12, 0},
-		{"wrong magic", "\x40\0\0\0\x08\0\0\0XXXX\1\0\0\0", 16, 0},
-		{"wrong version", "\x40\0\0\0\x08\0\0\0CPLK\2\0\0\0", 16, 0},
-		{"a second greeting", "\x40\0\0\0\x08\0\0\0CPLK\1\0\0\0", 16, 1},
-		{"output before the start", "\x42\0\0\0\1\0\0\0x", 9, 1},
-		{"exit before the start", "\x44\0\0\0\x08\0\0\0\0\0\0\0\0\0\0\0", 16, 1},
-		{"a second start", "\x41\0\0\0\4\0\0\0\1\0\0\0", 12, 2},
-		{"an error after the start", "\x45\0\0\0\4\0\0\0\x7f\0\0\0", 12, 2},
-		{"an error of status 0", "\x45\0\0\0\4\0\0\0\0\0\0\0", 12, 1},
-		{"exit code 256", "\x44\0\0\0\x08\0\0\0\0\0\0\0\0\1\0\0", 16, 2},
-		{"signal 0", "\x44\0\0\0\x08\0\0\0\1\0\0\0\0\0\0\0", 16, 2},
-		{"signal 65", "\x44\0\0\0\x08\0\0\0\1\0\0\0\x41\0\0\0", 16, 2},
-		{"exit of kind 2", "\x44\0\0\0\x08\0\0\0\2\0\0\0\0\0\0\0", 16, 2},
-		{"what only the host sends", "\2\0\0\0\0\0\0\0", 8, 2},
-		{"empty output", "\x42\0\0\0\0\0\0\0", 8, 2},
-		{"a window for what was not sent", "\x80\0\0\0\x08\0\0\0\0\0\0\0\1\0\0\0", 16, 2},
-		{"a window of an output", "\x80\0\0\0\x08\0\0\0\1\0\0\0\1\0\0\0", 16, 2},
+	    {"4 GiB", "\x43\0\0\0\xff\xff\xff\xff", 8, 2},
+	    {"1 MiB and a byte", "\x45\0\0\0\1\0\x10\0", 8, 1},
+	    {"unknown type", "\x63\0\0\0\0\0\0\0", 8, 2},
+	    {"padding", "\x43\0\1\0\1\0\0\0x", 9, 2},
+	    {"no greeting", "\x41\0\0\0\4\0\0\0\1\0\0\0", 12, 0},
+	    {"wrong magic", "\x40\0\0\0\x08\0\0\0XXXX\1\0\0\0", 16, 0},
+	    {"wrong version", "\x40\0\0\0\x08\0\0\0CPLK\2\0\0\0", 16, 0},
+	    {"a second greeting", "\x40\0\0\0\x08\0\0\0CPLK\1\0\0\0", 16, 1},
+	    {"output before the start", "\x42\0\0\0\1\0\0\0x", 9, 1},
+	    {"exit before the start", "\x44\0\0\0\x08\0\0\0\0\0\0\0\0\0\0\0", 16, 1},
+	    {"a second start", "\x41\0\0\0\4\0\0\0\1\0\0\0", 12, 2},
+	    {"an error after the start", "\x45\0\0\0\4\0\0\0\x7f\0\0\0", 12, 2},
+	    {"an error of status 0", "\x45\0\0\0\4\0\0\0\0\0\0\0", 12, 1},
+	    {"exit code 256", "\x44\0\0\0\x08\0\0\0\0\0\0\0\0\1\0\0", 16, 2},
+	    {"signal 0", "\x44\0\0\0\x08\0\0\0\1\0\0\0\0\0\0\0", 16, 2},
+	    {"signal 65", "\x44\0\0\0\x08\0\0\0\1\0\0\0\x41\0\0\0", 16, 2},
+	    {"exit of kind 2", "\x44\0\0\0\x08\0\0\0\2\0\0\0\0\0\0\0", 16, 2},
+	    {"what only the host sends", "\2\0\0\0\0\0\0\0", 8, 2},
+	    {"empty output", "\x42\0\0\0\0\0\0\0", 8, 2},
+	    {"a window for what was not sent", "\x80\0\0\0\x08\0\0\0\0\0\0\0\1\0\0\0", 16, 2},
+	    {"a window of an output", "\x80\0\0\0\x08\0\0\0\1\0\0\0\1\0\0\0", 16, 2},
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
 		struct peer p;

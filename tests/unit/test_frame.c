@@ -66,24 +66,25 @@ Test(frame, header_rules)
 		uint32_t len;
 		int verdict;
 	} cases[] = {
-		{FRAME_FROM_GUEST, PROTO_STDOUT, 0, PROTO_DATA_MAX, 0},
-		{FRAME_FROM_GUEST, PROTO_STDOUT, 0, PROTO_DATA_MAX + 1, -EPROTO},
-		{FRAME_FROM_GUEST, PROTO_STDOUT, 0, 0, -EPROTO},
-		{FRAME_FROM_GUEST, PROTO_STDOUT, 1, 1, -EPROTO},
-		{FRAME_FROM_HOST, PROTO_STDOUT, 0, 1, -EPROTO},
-		{FRAME_FROM_GUEST, PROTO_STDIN, 0, 1, -EPROTO},
-		{FRAME_FROM_HOST, PROTO_EXEC, 0, PROTO_PAYLOAD_MAX, 0},
-		{FRAME_FROM_HOST, PROTO_STDIN_EOF, 0, 1, -EPROTO},
-		{FRAME_FROM_HOST, PROTO_SIGNAL, 0, 3, -EPROTO},
-		{FRAME_FROM_GUEST, PROTO_EXIT, 0, 4, -EPROTO},
-		{FRAME_FROM_GUEST, PROTO_ERROR, 0, 3, -EPROTO},
-		{FRAME_FROM_GUEST, PROTO_WINDOW, 0, 8, 0},
-		{FRAME_FROM_HOST, PROTO_WINDOW, 0, 8, 0},
-		{FRAME_FROM_HOST, 0, 0, 0, -EPROTO},
-		{FRAME_FROM_GUEST, 255, 0, 0, -EPROTO},
+	    {FRAME_FROM_GUEST, PROTO_STDOUT, 0, PROTO_DATA_MAX, 0},
+	    {FRAME_FROM_GUEST, PROTO_STDOUT, 0, PROTO_DATA_MAX + 1, -EPROTO},
+	    {FRAME_FROM_GUEST, PROTO_STDOUT, 0, 0, -EPROTO},
+	    {FRAME_FROM_GUEST, PROTO_STDOUT, 1, 1, -EPROTO},
+	    {FRAME_FROM_HOST, PROTO_STDOUT, 0, 1, -EPROTO},
+	    {FRAME_FROM_GUEST, PROTO_STDIN, 0, 1, -EPROTO},
+	    {FRAME_FROM_HOST, PROTO_EXEC, 0, PROTO_PAYLOAD_MAX, 0},
+	    {FRAME_FROM_HOST, PROTO_STDIN_EOF, 0, 1, -EPROTO},
+	    {FRAME_FROM_HOST, PROTO_SIGNAL, 0, 3, -EPROTO},
+	    {FRAME_FROM_GUEST, PROTO_EXIT, 0, 4, -EPROTO},
+	    {FRAME_FROM_GUEST, PROTO_ERROR, 0, 3, -EPROTO},
+	    {FRAME_FROM_GUEST, PROTO_WINDOW, 0, 8, 0},
+	    {FRAME_FROM_HOST, PROTO_WINDOW, 0, 8, 0},
+	    {FRAME_FROM_HOST, 0, 0, 0, -EPROTO},
+	    {FRAME_FROM_GUEST, 255, 0, 0, -EPROTO},
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-		cr_expect_eq(verdict(cases[i].from, cases[i].type, cases[i].pad, cases[i].len), cases[i].verdict, "case %zu", i);
+		cr_expect_eq(verdict(cases[i].from, cases[i].type, cases[i].pad, cases[i].len), cases[i].verdict,
+			     "case %zu", i);
 }
 
 Test(frame, case_20_a_length_over_1_mib_is_refused_before_memory_is_taken)

@@ -10,7 +10,8 @@ struct loop;
 
 struct agent_setup {
 	const char *hostname;
-	uint64_t clock_ns; /* CLOCK_REALTIME */
+	uint64_t clock_ns;  /* CLOCK_REALTIME */
+	uint32_t cpu_milli; /* thousandths of a CPU that all commands share; 0: no limit */
 };
 
 struct agent_command {

@@ -25,6 +25,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -369,6 +370,7 @@ static int start_session(struct sandbox *s, struct err *e)
 	struct agent_setup setup = {
 		.hostname = s->spec->hostname ? s->spec->hostname : "caplock",
 		.clock_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
+		.cpu_milli = s->spec->cpus < spec_vcpus(s->spec) ? (uint32_t)ceil(s->spec->cpus * 1000) : 0,
 	};
 	struct agent_command command = {
 		.argv = (const char *const *)s->command.argv,
