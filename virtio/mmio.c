@@ -220,7 +220,10 @@ static void write_register(struct virtio_device *d, uint64_t offset, uint32_t va
 	case VIRTIO_MMIO_QUEUE_AVAIL_HIGH:
 	case VIRTIO_MMIO_QUEUE_USED_LOW:
 	case VIRTIO_MMIO_QUEUE_USED_HIGH:
-		if (offset == VIRTIO_MMIO_QUEUE_READY && value == 0 && selected(d))
+		/* Given back before it is used; a running device may hold a chain of it, and lets go of that by reset.
+		 */
+		if (offset == VIRTIO_MMIO_QUEUE_READY && value == 0 && selected(d) &&
+		    !(d->status & VIRTIO_STATUS_DRIVER_OK))
 			vq_reset(selected(d));
 		else if (may_write_queue(d, selected(d)))
 			write_queue(d, selected(d), offset, value);

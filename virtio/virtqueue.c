@@ -257,15 +257,15 @@ void vq_push(struct virtqueue *vq, uint16_t head, uint32_t written_bytes)
  */
 bool vq_should_signal(struct virtqueue *vq)
 {
-	if (!vq->ready)
+	uint16_t before = vq->last_signal;
+	vq->last_signal = vq->next_used;
+	if (!vq->ready || vq->next_used == before)
 		return false;
 	/* The used index must be visible before the driver's wish is read: the driver does the same in reverse. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!vq->event_idx)
 		return !(load(avail_at(vq, RING_FLAGS)) & AVAIL_F_NO_INTERRUPT);
-	uint16_t before = vq->last_signal;
 	uint16_t event = load(used_event(vq));
-	vq->last_signal = vq->next_used;
 	return (uint16_t)(vq->next_used - event - 1) < (uint16_t)(vq->next_used - before);
 }
 

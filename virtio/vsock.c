@@ -10,8 +10,9 @@
  * ends its connection. The guest cannot make us hold more than BUFFER_BYTES per connection, CONNECTIONS_MAX connections
  * and REPLIES_MAX replies to packets of none.
  *
- * Threads: all of it runs on the machine's main loop with the device's lock held, except reset, which a vCPU calls: it
- * only disowns the connections and wakes the loop to bury them.
+ * Threads: all of it runs on the machine's main loop with the device's lock held, except start and reset, which a vCPU
+ * calls while the loop may be on its way into a connection: they only wake the loop, reset after it has disowned the
+ * connections, for the loop to bury.
  *
  * To the guest: what a connection owes the guest is a set of bits (OWE_*), never a queue of packets, so it is bounded
  * and a guest that gives us no buffers only stops itself. Connections that owe something, or have data and credit, are
@@ -19,7 +20,8 @@
  * straight to the socket; what that does not take is kept, and credit is given back as it drains.
  *
  * Closing: either side may stop sending (SHUTDOWN, end of file). A connection ends by RST: the guest's; or ours, when
- * both directions are shut and drained, or the socket fails.
+ * both directions are shut and drained, or the socket fails. A guest that does not wait for that, as Linux does after 8
+ * s, forgets the connection; it lingers here until a slow socket has taken what the guest sent.
  */
 #include "virtio/vsock.h"
 
@@ -41,9 +43,10 @@ enum {
 	QUEUE_RX = 0, /* to the guest */
 	QUEUE_TX = 1,
 	QUEUE_EVENT = 2,
-	BUFFER_BYTES = 256 << 10, /* of data from the guest that a socket did not take yet: the credit we give */
+	BUFFER_BYTES = 64 << 10, /* of data from the guest that a socket did not take yet: the credit we give */
 	CONNECTIONS_MAX = 1024,
 	REPLIES_MAX = 64,
+	TURN_PACKETS = 256,    /* each way, before the loop's other sources have their turn */
 	PORTS_FIRST = 1 << 16, /* of the host, for connections that it makes */
 	HEADER_BYTES = sizeof(struct virtio_vsock_hdr),
 
@@ -61,7 +64,8 @@ struct connection {
 	    **turn_from; /* in the queue of those that have something for the guest; turn_from: is in it */
 	struct loop_source source;
 	bool watched;
-	bool disowned; /* by a reset: the loop buries it */
+	bool disowned;  /* by a reset: the loop buries it */
+	bool lingering; /* the guest has forgotten it; the socket still gets what was kept */
 	bool established;
 	bool readable;            /* the socket has data or its end */
 	bool ended;               /* the socket's data has ended */
@@ -91,7 +95,7 @@ struct vsock {
 	struct reply reply[REPLIES_MAX];
 	unsigned replies;
 	uint32_t next_port;
-	struct loop_source wake; /* there are disowned connections */
+	struct loop_source wake; /* there are disowned connections, or more packets than one turn takes */
 	struct vq_chain chain;   /* from the guest, at hand */
 	struct vq_chain rx;      /* to be filled for the guest */
 	bool rx_held;            /* it was taken and is not used yet */
@@ -102,12 +106,17 @@ static struct vsock *vsock_of(struct virtio_device *d)
 	return (struct vsock *)d;
 }
 
+static bool running(const struct vsock *v)
+{
+	return v->device.status & VIRTIO_STATUS_DRIVER_OK && !(v->device.status & VIRTIO_STATUS_NEEDS_RESET);
+}
+
 /* ---- Connections ---- */
 
 static struct connection *find(struct vsock *v, uint32_t guest_port, uint32_t host_port)
 {
 	for (struct connection *c = v->connections; c; c = c->next)
-		if (c->guest_port == guest_port && c->host_port == host_port)
+		if (!c->lingering && c->guest_port == guest_port && c->host_port == host_port)
 			return c;
 	return NULL;
 }
@@ -137,8 +146,22 @@ static void leave_queue(struct connection *c)
 
 static void owe(struct connection *c, unsigned what)
 {
+	if (c->lingering)
+		return; /* the guest does not know it any more */
 	c->owes |= what;
 	join_queue(c);
+}
+
+static void count_bad(struct vsock *v)
+{
+	atomic_fetch_add(&v->device.count.bad_requests, 1);
+}
+
+/* The guest broke a rule. */
+static void refuse(struct connection *c)
+{
+	count_bad(c->vsock);
+	owe(c, OWE_RST);
 }
 
 /* Bytes that the guest can take. */
@@ -191,6 +214,18 @@ static void forget(struct connection *c)
 	v->count--;
 	leave_queue(c);
 	bury(c);
+}
+
+/* The guest has ended a connection. */
+static void end(struct connection *c)
+{
+	if (c->kept_bytes == 0) {
+		forget(c);
+		return;
+	}
+	leave_queue(c);
+	c->lingering = c->guest_takes_no_more = true;
+	c->owes = 0;
 }
 
 static void socket_ready(void *context, uint32_t events);
@@ -303,8 +338,7 @@ static void receive(struct connection *c, uint32_t bytes)
 	struct vsock *v = c->vsock;
 	if (!c->established || c->guest_sends_no_more ||
 	    bytes > BUFFER_BYTES - (c->received_bytes - c->drained_bytes)) {
-		atomic_fetch_add(&v->device.count.bad_requests, 1);
-		owe(c, OWE_RST);
+		refuse(c);
 		return;
 	}
 	c->received_bytes += bytes;
@@ -331,6 +365,7 @@ static void receive(struct connection *c, uint32_t bytes)
 
 static void reply_reset(struct vsock *v, const struct virtio_vsock_hdr *h)
 {
+	count_bad(v);
 	if (le16toh(h->op) != VIRTIO_VSOCK_OP_RST && v->replies < REPLIES_MAX)
 		v->reply[v->replies++] = (struct reply){le32toh(h->src_port), le32toh(h->dst_port)};
 }
@@ -364,21 +399,25 @@ static void shut(struct connection *c, uint32_t flags)
 /* A packet for a connection that exists. */
 static void handle_packet(struct connection *c, const struct virtio_vsock_hdr *h, uint32_t data_bytes)
 {
+	if (le16toh(h->op) == VIRTIO_VSOCK_OP_RST) {
+		end(c);
+		return;
+	}
+	if (c->owes & OWE_RST)
+		return; /* which is the answer to this, too */
 	c->guest_buf_alloc = le32toh(h->buf_alloc);
 	c->guest_fwd_cnt = le32toh(h->fwd_cnt);
 	if (c->sent_bytes - c->guest_fwd_cnt > INT32_MAX) { /* it took more than was sent */
-		owe(c, OWE_RST);
+		refuse(c);
 		return;
 	}
 	switch (le16toh(h->op)) {
 	case VIRTIO_VSOCK_OP_RESPONSE:
-		if (c->established)
-			owe(c, OWE_RST);
-		c->established = true;
+		if (c->established || c->owes & OWE_REQUEST)
+			refuse(c);
+		else
+			c->established = true;
 		break;
-	case VIRTIO_VSOCK_OP_RST:
-		forget(c);
-		return;
 	case VIRTIO_VSOCK_OP_SHUTDOWN:
 		shut(c, le32toh(h->flags));
 		break;
@@ -390,8 +429,8 @@ static void handle_packet(struct connection *c, const struct virtio_vsock_hdr *h
 	case VIRTIO_VSOCK_OP_CREDIT_REQUEST:
 		owe(c, OWE_CREDIT);
 		break;
-	default:
-		owe(c, OWE_RST);
+	default: /* also a second REQUEST */
+		refuse(c);
 		break;
 	}
 	if (c->readable && may_read(c))
@@ -405,33 +444,43 @@ static void handle_chain(struct vsock *v)
 	struct virtio_vsock_hdr h;
 	bool ok = vq_copy_out(&v->chain, 0, &h, HEADER_BYTES) == HEADER_BYTES;
 	uint32_t bytes = ok ? le32toh(h.len) : 0;
-	ok = ok && le64toh(h.src_cid) == VSOCK_GUEST_CID && le64toh(h.dst_cid) == VSOCK_HOST_CID &&
-	     bytes <= v->chain.out_bytes - HEADER_BYTES;
 	if (!ok) {
-		atomic_fetch_add(&v->device.count.bad_requests, 1);
+		count_bad(v);
 		return;
 	}
-	struct connection *c = find(v, le32toh(h.src_port), le32toh(h.dst_port));
-	if (le16toh(h.type) != VIRTIO_VSOCK_TYPE_STREAM)
-		reply_reset(v, &h);
-	else if (c)
+	bool addressed = le64toh(h.src_cid) == VSOCK_GUEST_CID && le64toh(h.dst_cid) == VSOCK_HOST_CID &&
+			 le16toh(h.type) == VIRTIO_VSOCK_TYPE_STREAM;
+	bool sized = bytes == v->chain.out_bytes - HEADER_BYTES && (bytes == 0 || le16toh(h.op) == VIRTIO_VSOCK_OP_RW);
+	struct connection *c = addressed ? find(v, le32toh(h.src_port), le32toh(h.dst_port)) : NULL;
+	if (c && sized)
 		handle_packet(c, &h, bytes);
-	else if (le16toh(h.op) == VIRTIO_VSOCK_OP_REQUEST)
+	else if (c)
+		refuse(c);
+	else if (addressed && sized && le16toh(h.op) == VIRTIO_VSOCK_OP_REQUEST)
 		accept_request(v, &h);
 	else
 		reply_reset(v, &h);
 }
 
+static void wake(struct vsock *v)
+{
+	uint64_t one = 1;
+	(void)!write(v->wake.fd, &one, sizeof one);
+}
+
 static void pump_from_guest(struct vsock *v)
 {
 	struct virtqueue *vq = &v->device.vq[QUEUE_TX];
+	unsigned left = TURN_PACKETS;
 	do {
 		vq_no_notify(vq);
-		while (vq_pop(vq, &v->chain) > 0) {
+		for (; left && vq_pop(vq, &v->chain) > 0; left--) {
 			handle_chain(v);
 			vq_push(vq, v->chain.head, 0);
 		}
-	} while (vq_want_notify(vq));
+	} while (left && vq_want_notify(vq));
+	if (!left)
+		wake(v);
 	virtio_signal(&v->device, QUEUE_TX);
 }
 
@@ -562,7 +611,11 @@ static bool chain_fits(const struct vq_chain *chain)
 static void pump_to_guest(struct vsock *v)
 {
 	struct virtqueue *vq = &v->device.vq[QUEUE_RX];
-	while (v->replies || v->turn_first) {
+	for (unsigned left = TURN_PACKETS; v->replies || v->turn_first; left--) {
+		if (!left) {
+			wake(v);
+			break;
+		}
 		if (!v->rx_held && vq_pop(vq, &v->rx) <= 0) {
 			if (vq_want_notify(vq))
 				continue;
@@ -588,7 +641,8 @@ static void pump_to_guest(struct vsock *v)
 /* After any work: what it made, what the guest gets of it, and whether the rings are still whole. */
 static void settle(struct vsock *v)
 {
-	pump_to_guest(v);
+	if (running(v))
+		pump_to_guest(v);
 	for (unsigned i = 0; i < 3; i++)
 		if (v->device.vq[i].broken)
 			virtio_needs_reset(&v->device);
@@ -606,7 +660,10 @@ static void socket_ready(void *context, uint32_t events)
 		}
 		if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR) && c->kept_bytes)
 			flush(c);
-		watch(c);
+		if (c->lingering && !c->kept_bytes)
+			forget(c);
+		else
+			watch(c);
 		settle(v);
 	}
 	pthread_mutex_unlock(&v->device.lock);
@@ -622,9 +679,10 @@ static void notify(struct virtio_device *d, unsigned queue)
 	settle(v);
 }
 
+/* What the driver has put into its queues already is the loop's to handle. */
 static void start(struct virtio_device *d)
 {
-	notify(d, QUEUE_TX);
+	wake(vsock_of(d));
 }
 
 static void config_read(struct virtio_device *d, uint32_t offset, void *to, uint32_t len_bytes)
@@ -641,7 +699,6 @@ static void config_read(struct virtio_device *d, uint32_t offset, void *to, uint
 static void reset(struct virtio_device *d)
 {
 	struct vsock *v = vsock_of(d);
-	uint64_t one = 1;
 	for (struct connection *c; (c = v->connections);) {
 		v->connections = c->next;
 		c->disowned = true;
@@ -656,19 +713,29 @@ static void reset(struct virtio_device *d)
 	v->turn_first = NULL;
 	v->turn_last = &v->turn_first;
 	if (v->disowned)
-		(void)!write(v->wake.fd, &one, sizeof one);
+		wake(v);
 }
 
-static void bury_disowned(void *context, uint32_t events)
+static void bury_disowned(struct vsock *v)
+{
+	for (struct connection *c; (c = v->disowned);) {
+		v->disowned = c->next;
+		bury(c);
+	}
+}
+
+/* Start, reset, or a turn that ended before the work did. */
+static void woken(void *context, uint32_t events)
 {
 	(void)events;
 	struct vsock *v = context;
 	uint64_t count;
 	(void)!read(v->wake.fd, &count, sizeof count);
 	pthread_mutex_lock(&v->device.lock);
-	for (struct connection *c; (c = v->disowned);) {
-		v->disowned = c->next;
-		bury(c);
+	bury_disowned(v);
+	if (running(v)) {
+		pump_from_guest(v);
+		settle(v);
 	}
 	pthread_mutex_unlock(&v->device.lock);
 }
@@ -677,7 +744,7 @@ static void destroy(struct virtio_device *d)
 {
 	struct vsock *v = vsock_of(d);
 	reset(d);
-	bury_disowned(v, 0);
+	bury_disowned(v);
 	loop_remove(v->loop, &v->wake);
 	io_close(&v->wake.fd);
 	free(v);
@@ -710,8 +777,7 @@ int vsock_create(const struct mem *mem, struct loop *loop, vsock_accept_fn accep
 	v->accept_context = context;
 	v->turn_last = &v->turn_first;
 	v->next_port = PORTS_FIRST;
-	v->wake =
-	    (struct loop_source){.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = bury_disowned, .context = v};
+	v->wake = (struct loop_source){.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = woken, .context = v};
 	int rc = v->wake.fd < 0 ? -errno : loop_add(loop, &v->wake, EPOLLIN);
 	if (rc) {
 		io_close(&v->wake.fd);
@@ -736,10 +802,13 @@ int vsock_connect(struct virtio_device *d, int fd, uint32_t guest_port)
 		close(fd);
 		rc = -ENOTCONN;
 	} else {
-		uint32_t port = v->next_port++;
-		if (v->next_port < PORTS_FIRST)
-			v->next_port = PORTS_FIRST;
-		struct connection *c = find(v, guest_port, port) ? NULL : add(v, fd, guest_port, port);
+		uint32_t port;
+		do {
+			port = v->next_port++;
+			if (v->next_port < PORTS_FIRST)
+				v->next_port = PORTS_FIRST;
+		} while (find(v, guest_port, port));
+		struct connection *c = add(v, fd, guest_port, port);
 		if (c)
 			owe(c, OWE_REQUEST);
 		else

@@ -47,7 +47,8 @@ struct rig {
 static void agent_process(int stream_fd, int listen_fd)
 {
 	sigset_t set;
-	/* Descriptors 0 to 2 and the two sockets are all that PID 1 has; the test framework's own are none of its business. */
+	/* Descriptors 0 to 2 and the two sockets are all that PID 1 has; the test framework's own are none of its
+	 * business. */
 	stream_fd = dup3(stream_fd, 900, O_CLOEXEC);
 	listen_fd = dup3(listen_fd, 901, O_CLOEXEC);
 	close_range(3, 899, 0);
@@ -455,7 +456,7 @@ Test(guest, signals_go_to_the_process_group, .timeout = 60)
 	struct rig r;
 	rig_start(&r);
 	rig_begin(&r,
-		  (struct agent_command){.argv = ARGV("sh", "-c", "trap 'exit 42' TERM; echo ready; sleep 100 & wait")},
+		  (struct agent_command){.argv = ARGV("sh", "-c", "trap 'exit 42' TERM; sleep 100 & echo ready; wait")},
 		  (struct agent_stdio){-1, -1, -1});
 	while (!r.output)
 		cr_assert_geq(loop_step(&r.loop, -1), 0);
@@ -474,14 +475,14 @@ Test(guest, signals_go_to_the_process_group, .timeout = 60)
 	rig_stop(&r);
 }
 
-Test(guest, command_dies_with_its_stream, .timeout = 60)
+Test(guest, process_group_dies_with_its_stream, .timeout = 60)
 {
 	struct rig r;
 	char line[32] = "";
 	int out[2];
 	rig_start(&r);
 	cr_assert_eq(pipe2(out, O_CLOEXEC), 0);
-	rig_begin(&r, (struct agent_command){.argv = ARGV("sh", "-c", "echo $$; exec sleep 1000")},
+	rig_begin(&r, (struct agent_command){.argv = ARGV("sh", "-c", "sleep 1000 & echo $!; wait")},
 		  (struct agent_stdio){-1, out[1], -1});
 	while (poll(&(struct pollfd){.fd = out[0], .events = POLLIN}, 1, 0) == 0)
 		cr_assert_geq(loop_step(&r.loop, -1), 0);

@@ -282,6 +282,10 @@ Test(virtqueue, flags_suppress_both_ways)
 	*avail_flags = 1;
 	cr_expect_not(vq_should_signal(vq));
 	*avail_flags = 0;
+	cr_expect_not(vq_should_signal(vq), "nothing new");
+	driver_add(&g, 0, &(struct driver_buffer){a, 16, true}, 1);
+	cr_assert_eq(vq_pop(vq, &chain), 1);
+	vq_push(vq, chain.head, 0);
 	cr_expect(vq_should_signal(vq));
 }
 

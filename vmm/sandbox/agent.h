@@ -34,14 +34,14 @@ enum agent_event {
 /* The last four end the session: it does nothing more, and may be destroyed from inside the call. */
 typedef void (*agent_event_fn)(void *context, enum agent_event event, int value, const char *text);
 
-/* Descriptors of the caller that a command's streams are relayed to; not owned, -1 for none (stdin: EOF; output: dropped). */
+/* Where a command's streams are relayed; not owned. -1: none (stdin: EOF; output: dropped). */
 struct agent_stdio {
 	int in, out, err;
 };
 
-int agent_session_create(struct loop *loop, int fd, const struct agent_setup *setup, const struct agent_command *command,
-			 const struct agent_stdio *stdio, agent_event_fn event, void *context, struct agent_session **out,
-			 struct err *e);
+int agent_session_create(struct loop *loop, int fd, const struct agent_setup *setup,
+			 const struct agent_command *command, const struct agent_stdio *stdio, agent_event_fn event,
+			 void *context, struct agent_session **out, struct err *e);
 void agent_session_destroy(struct agent_session *s);
 int agent_session_signal(struct agent_session *s, int signal_number);
 

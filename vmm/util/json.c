@@ -18,7 +18,6 @@
  * A document is immutable once parsed. Errors name the place: a byte offset where the text is not JSON, else the path
  * of the value (".config.Env[3]").
  */
-#define _GNU_SOURCE
 #include "vmm/util/json.h"
 
 #include <errno.h>
