@@ -17,6 +17,10 @@ MUSL_CC := musl-gcc
 
 # GNU make's -j, when not given: both cores of a small machine.
 MAKEFLAGS += --no-builtin-rules
+
+# One line per file; V=1 shows the commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@echo '  $(1) $@')
 ifeq ($(filter -j%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell nproc)
 endif
@@ -61,17 +65,18 @@ kernel: $(BUILD)/vmlinux
 
 $(BUILD)/vmlinux: kernel-config/x86_64.config kernel-config/build.sh kernel-config/check.sh
 	@mkdir -p $(@D)
-	path=$$(kernel-config/build.sh) && cp "$$path" $@.new && mv $@.new $@
+	$(Q)path=$$(kernel-config/build.sh) && cp "$$path" $@.new && mv $@.new $@
 
 # ---- Guest: PID 1 and agent, in an initramfs ----
 
-$(BUILD)/guest/init: $(GUEST_SRC) $(wildcard guest/*.h) boot/layout.h
+$(BUILD)/guest/init: $(GUEST_SRC) $(wildcard guest/*.h) boot/layout.h vmm/machine/status.h
 	@mkdir -p $(@D)
-	$(MUSL_CC) -std=gnu11 -D_GNU_SOURCE -I. -idirafter /usr/include -idirafter /usr/include/x86_64-linux-gnu \
+	$(call say,CC)
+	$(Q)$(MUSL_CC) -std=gnu11 -D_GNU_SOURCE -I. -idirafter /usr/include -idirafter /usr/include/x86_64-linux-gnu \
 		$(WARN) -Os -static -s -ffunction-sections -Wl,--gc-sections -o $@ $(GUEST_SRC)
 
 $(BUILD)/initramfs.cpio: $(BUILD)/guest/init guest/mkinitramfs
-	guest/mkinitramfs $< $@
+	$(Q)guest/mkinitramfs $< $@
 
 # ---- Host ----
 
@@ -79,25 +84,36 @@ OBJ = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(HARDEN) -fPIE -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(ALL_CFLAGS) $(HARDEN) -fPIE -c -o $@ $<
+
+# Where the library looks for its kernel is compiled in.
+.PHONY: FORCE
+$(BUILD)/prefix: FORCE
+	@mkdir -p $(@D)
+	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' >$@
+
+$(BUILD)/obj/vmm/sandbox/kernel.o: $(BUILD)/prefix
 
 $(BUILD)/obj/vmm/assets.o: vmm/assets.S $(BUILD)/initramfs.cpio $(BUILD)/base.ext4
 	@mkdir -p $(@D)
-	$(CC) -DINITRAMFS='"$(BUILD)/initramfs.cpio"' -DBASE_IMAGE='"$(BUILD)/base.ext4"' -c -o $@ $<
+	$(Q)$(CC) -DINITRAMFS='"$(BUILD)/initramfs.cpio"' -DBASE_IMAGE='"$(BUILD)/base.ext4"' -c -o $@ $<
 
 $(BUILD)/libcaplock.a: $(call OBJ,$(LIB_SRC)) $(BUILD)/obj/vmm/assets.o
-	rm -f $@
-	ar rcs $@ $^
+	$(Q)rm -f $@
+	$(call say,AR)
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/caplock: $(call OBJ,$(CLI_SRC)) $(BUILD)/libcaplock.a
-	$(CC) $(CFLAGS) -static-pie -Wl,-z,relro,-z,now -o $@ $^ $(LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) -static-pie -Wl,-z,relro,-z,now -o $@ $^ $(LIBS)
 
 # The built-in base image, written by the same code as imported ones.
 $(BUILD)/mkbase: $(BUILD)/obj/vmm/image/tools/mkbase.o $(call OBJ,$(LIB_SRC))
-	$(CC) $(CFLAGS) -o $@ $(filter-out %/sandbox.o %/lib.o,$^) $(LIBS)
+	$(Q)$(CC) $(CFLAGS) -o $@ $(filter-out %/sandbox.o %/lib.o,$^) $(LIBS)
 
 $(BUILD)/base.ext4: $(BUILD)/mkbase
-	$< $@
+	$(Q)$< $@
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/caplock $(DESTDIR)$(PREFIX)/include \
@@ -117,10 +133,12 @@ SAN_OBJ = $(patsubst %.c,$(BUILD)/san/%.o,$(1))
 
 $(BUILD)/san/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(SAN) -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(ALL_CFLAGS) $(SAN) -c -o $@ $<
 
 $(BUILD)/unit-tests: $(call SAN_OBJ,$(TEST_SRC)) $(BUILD)/obj/vmm/assets.o
-	$(CC) $(SAN) -o $@ $^ -lcriterion $(LIBS)
+	$(call say,LD)
+	$(Q)$(CC) $(SAN) -o $@ $^ -lcriterion $(LIBS)
 
 # Tiny guests: kernels of a few lines.
 GUESTS := $(patsubst tests/guests/%.c,$(BUILD)/guests/%.elf,$(wildcard tests/guests/*.c))
@@ -129,7 +147,7 @@ guests: $(GUESTS)
 
 $(BUILD)/guests/%.elf: tests/guests/%.c tests/guests/guest.h boot/layout.h
 	@mkdir -p $(@D)
-	$(CC) -std=gnu11 -I. $(WARN) -O1 -ffreestanding -fno-stack-protector -fno-pic -mno-red-zone -mgeneral-regs-only \
+	$(Q)$(CC) -std=gnu11 -I. $(WARN) -O1 -ffreestanding -fno-stack-protector -fno-pic -mno-red-zone -mgeneral-regs-only \
 		-mcmodel=large -nostdlib -static -no-pie -Wl,-Ttext-segment=0x200000,-estart,--build-id=none -o $@ $<
 
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -140,14 +158,17 @@ fuzzers: $(FUZZERS)
 
 $(BUILD)/fuzz/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	clang $(ALL_CFLAGS) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -O1 -c -o $@ $<
+	$(call say,CC)
+	$(Q)clang $(ALL_CFLAGS) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -O1 -c -o $@ $<
 
 $(BUILD)/fuzz.a: $(call FUZZ_OBJ,$(FUZZ_SRC))
-	rm -f $@
-	ar rcs $@ $^
+	$(Q)rm -f $@
+	$(call say,AR)
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/fuzz_%: $(BUILD)/fuzz/tests/fuzz/fuzz_%.o $(BUILD)/fuzz.a
-	clang -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
+	$(call say,LD)
+	$(Q)clang -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
 
 fuzz: deps
 	@$(MAKE) --no-print-directory fuzzers

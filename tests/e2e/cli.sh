@@ -129,11 +129,13 @@ test_absent_kvm() {
 
 test_forbidden_kvm() {
 	[ "$(id -u)" = 0 ] || return 0
+	mkdir -m 777 home
+	chmod 755 .
 	cat >without <<-'EOF'
 		mount -t tmpfs none /dev || exit 99
 		mknod /dev/null c 1 3 && chmod 666 /dev/null
 		mknod /dev/kvm c 10 232 && chmod 600 /dev/kvm
-		HOME=/nonexistent exec setpriv --reuid=1234 --regid=1234 --clear-groups "$@"
+		HOME=$PWD/home exec setpriv --reuid=1234 --regid=1234 --clear-groups "$@"
 	EOF
 	status=0
 	unshare -m sh without "$caplock" run -- true >out 2>err || status=$?

@@ -81,7 +81,7 @@ print("all good")'
 
 test_embedded_library() {
 	status=0
-	"$CAPLOCK_E2E/embed" >out 2>err || status=$?
+	CAPLOCK_KERNEL=$bin/vmlinux "$CAPLOCK_E2E/embed" >out 2>err || status=$?
 	expect 0
 	[ "$(sort out)" = $'one\ntwo' ] || fail "output"
 	expect_in err "outcome 0 status 1"
@@ -90,7 +90,7 @@ test_embedded_library() {
 
 # The installed program finds its kernel beside itself.
 test_installed_program() {
-	"$CAPLOCK_E2E/prefix/bin/caplock" run --memory 128 --timeout 60 -- echo installed >out 2>err
+	"$CAPLOCK_E2E/root/usr/local/bin/caplock" run --memory 128 --timeout 60 -- echo installed >out 2>err
 	status=$?
 	expect 0 installed
 }

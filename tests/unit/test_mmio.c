@@ -115,6 +115,7 @@ Test(mmio, case_10_status_bits_are_not_taken_back)
 	driver_start(&g, 0, 8);
 	cr_expect_eq(set_status(FEATURES), RUNNING);
 	cr_expect_eq(set_status(ACK), RUNNING);
+	cr_expect_eq(bad_registers(), 2);
 	cr_expect_eq(set_status(RUNNING), RUNNING);
 	cr_expect_eq(dummy.starts, 1, "not started again");
 	cr_expect_eq(set_status(RUNNING | 0x100), RUNNING, "unknown bit");

@@ -184,7 +184,10 @@ Test(virtqueue, case_05_length_of_zero_and_of_4_gib)
 
 Test(virtqueue, case_06_indirect_without_the_feature)
 {
-	uint64_t table = driver_alloc(&g, 16);
+	/* What it refers to would do as a table and as a buffer. */
+	uint64_t table = driver_alloc(&g, 16), len = 16;
+	memcpy(driver_at(&g, table, 8), &table, 8);
+	memcpy(driver_at(&g, table + 8, 8), &len, 8);
 	driver_desc(&g, 0, 0, table, 16, DESC_INDIRECT, 0);
 	driver_publish(&g, 0, 0);
 	broken();
@@ -199,12 +202,14 @@ Test(virtqueue, readable_after_writable)
 
 Test(virtqueue, case_08_avail_index_jumps)
 {
+	driver_desc(&g, 0, 0, driver_alloc(&g, 16), 16, 0, 0);
 	driver_set_avail(&g, 0, 9);
 	broken();
 }
 
 Test(virtqueue, case_08_avail_index_goes_back)
 {
+	driver_desc(&g, 0, 0, driver_alloc(&g, 16), 16, 0, 0);
 	driver_set_avail(&g, 0, UINT16_MAX);
 	broken();
 }

@@ -29,6 +29,7 @@ enum {
 	SLACK_BLOCKS = 64,
 	COPY_BYTES = 1 << 20,
 	FAST_SYMLINK_BYTES = 60, /* in the inode */
+	LINKS_MAX = 65000,
 };
 
 struct writer {
@@ -192,119 +193,137 @@ static errcode_t make_extent_tree(struct writer *w, ext2_ino_t number, struct ex
 	return rc;
 }
 
-/* A new inode for anything but a directory; `from->number` is it. */
-static int write_file(struct writer *w, ext2_ino_t parent, struct tree_inode *from)
+/*
+ * A new inode, `from->number`, of `links` names, with all but its contents. Group descriptors count directories.
+ */
+static int make_inode(struct writer *w, ext2_ino_t near, struct tree_inode *from, uint32_t links)
 {
-	ext2_ino_t number;
 	struct ext2_inode_large inode = {0};
-	errcode_t rc = ext2fs_new_inode(w->fs, parent, from->mode, NULL, &number);
+	ext2_ino_t number = from->number;
+	errcode_t rc = number ? 0 : ext2fs_new_inode(w->fs, near, from->mode, NULL, &number);
 	if (rc)
 		return fail(w->e, rc, "inode");
 	set_metadata(&inode, from);
-	inode.i_links_count = (uint16_t)from->names;
+	inode.i_links_count = links > LINKS_MAX ? 1 : (uint16_t)links; /* 1: too many to count (dir_nlink) */
 	if (S_ISCHR(from->mode) || S_ISBLK(from->mode))
 		set_device(&inode, from);
-	ext2fs_inode_alloc_stats2(w->fs, number, 1, 0);
+	ext2fs_inode_alloc_stats2(w->fs, number, 1, S_ISDIR(from->mode));
 	rc = ext2fs_write_new_inode(w->fs, number, (struct ext2_inode *)&inode);
-	if (rc == 0 && S_ISREG(from->mode))
+	if (rc == 0 && (S_ISREG(from->mode) || S_ISDIR(from->mode)))
 		rc = make_extent_tree(w, number, &inode);
 	rc = rc ? rc : write_inode(w, number, &inode);
-	if (rc)
-		return fail(w->e, rc, "inode");
 	from->number = number;
-	int failed = S_ISREG(from->mode) ? write_data(w, number, from) : 0;
-	return failed ? failed : write_xattrs(w, number, from);
+	return rc ? fail(w->e, rc, "inode") : 0;
 }
 
-static int link_name(struct writer *w, ext2_ino_t dir, const char *name, ext2_ino_t number, int type)
-{
-	errcode_t rc = ext2fs_link(w->fs, dir, name, number, type);
-	if (rc == EXT2_ET_DIR_NO_SPACE) {
-		rc = ext2fs_expand_dir(w->fs, dir);
-		rc = rc ? rc : ext2fs_link(w->fs, dir, name, number, type);
-	}
-	return rc ? fail(w->e, rc, "directory") : 0;
-}
-
-/* After what is in it: making entries changes a directory's inode. */
-static int finish_inode(struct writer *w, ext2_ino_t number, const struct tree_inode *from)
+static int write_symlink(struct writer *w, ext2_ino_t near, struct tree_inode *from)
 {
 	struct ext2_inode_large inode;
-	errcode_t rc = ext2fs_read_inode_full(w->fs, number, (struct ext2_inode *)&inode, sizeof inode);
-	if (rc)
-		return fail(w->e, rc, "inode");
-	set_metadata(&inode, from);
-	rc = write_inode(w, number, &inode);
-	return rc ? fail(w->e, rc, "inode") : write_xattrs(w, number, from);
-}
-
-static int write_symlink(struct writer *w, ext2_ino_t dir, const char *name, struct tree_inode *from)
-{
 	ext2_ino_t number;
-	errcode_t rc = ext2fs_new_inode(w->fs, dir, S_IFLNK | 0777, NULL, &number);
-	/* ext2fs_symlink() takes the number and the first free block; the name may need a larger directory first. */
-	rc = rc ? rc : ext2fs_symlink(w->fs, dir, number, name, from->target);
-	if (rc == EXT2_ET_DIR_NO_SPACE) {
-		rc = ext2fs_expand_dir(w->fs, dir);
-		rc = rc ? rc : ext2fs_symlink(w->fs, dir, number, name, from->target);
-	}
+	errcode_t rc = ext2fs_new_inode(w->fs, near, from->mode, NULL, &number);
+	rc = rc ? rc : ext2fs_symlink(w->fs, near, number, NULL, from->target);
+	rc = rc ? rc : ext2fs_read_inode_full(w->fs, number, (struct ext2_inode *)&inode, sizeof inode);
 	if (rc)
 		return fail(w->e, rc, "symbolic link");
+	set_metadata(&inode, from);
+	inode.i_links_count = (uint16_t)from->names;
 	from->number = number;
-	return finish_inode(w, number, from);
+	rc = write_inode(w, number, &inode);
+	return rc ? fail(w->e, rc, "symbolic link") : write_xattrs(w, number, from);
 }
 
-static int write_children(struct writer *w, ext2_ino_t dir, const struct tree_inode *from);
-
-static int write_dir(struct writer *w, ext2_ino_t parent, const struct tree_node *n)
+/* Anything but a directory. The second of several names finds it written. */
+static int write_file(struct writer *w, ext2_ino_t near, struct tree_inode *from)
 {
-	ext2_ino_t number;
-	errcode_t rc = ext2fs_mkdir(w->fs, parent, 0, n->name);
-	if (rc == EXT2_ET_DIR_NO_SPACE) {
-		rc = ext2fs_expand_dir(w->fs, parent);
-		rc = rc ? rc : ext2fs_mkdir(w->fs, parent, 0, n->name);
-	}
-	rc = rc ? rc : ext2fs_lookup(w->fs, parent, n->name, (int)strlen(n->name), NULL, &number);
-	if (rc)
-		return fail(w->e, rc, "directory");
-	return write_children(w, number, n->inode);
+	if (from->number)
+		return 0;
+	if (S_ISLNK(from->mode))
+		return write_symlink(w, near, from);
+	int rc = make_inode(w, near, from, from->names);
+	rc = rc == 0 && S_ISREG(from->mode) ? write_data(w, from->number, from) : rc;
+	return rc ? rc : write_xattrs(w, from->number, from);
 }
 
-static int directory_type(mode_t mode)
+/* ---- Directories ---- */
+
+static uint8_t directory_type(mode_t mode)
 {
 	return S_ISREG(mode)    ? EXT2_FT_REG_FILE
+	       : S_ISDIR(mode)  ? EXT2_FT_DIR
 	       : S_ISCHR(mode)  ? EXT2_FT_CHRDEV
 	       : S_ISBLK(mode)  ? EXT2_FT_BLKDEV
 	       : S_ISFIFO(mode) ? EXT2_FT_FIFO
-	       : S_ISLNK(mode)  ? EXT2_FT_SYMLINK
-				: EXT2_FT_UNKNOWN;
+				: EXT2_FT_SYMLINK;
 }
 
-static int write_node(struct writer *w, ext2_ino_t dir, const struct tree_node *n)
+/* A directory's blocks in the making: all its entries are known, so it is written once, from front to back. */
+struct dir_blocks {
+	ext2_file_t file;
+	uint8_t block[BLOCK_BYTES];
+	unsigned used;                /* bytes of the block */
+	struct ext2_dir_entry_2 *last; /* whose length reaches to the block's end */
+};
+
+static errcode_t end_block(struct dir_blocks *d)
 {
-	struct tree_inode *i = n->inode;
-	if (S_ISDIR(i->mode))
-		return write_dir(w, dir, n);
-	if (S_ISLNK(i->mode) && i->names == 1)
-		return write_symlink(w, dir, n->name, i);
-	if (S_ISLNK(i->mode) && i->number == 0) { /* of several names */
-		int rc = write_symlink(w, dir, n->name, i);
-		struct ext2_inode_large inode;
-		if (rc || ext2fs_read_inode_full(w->fs, i->number, (struct ext2_inode *)&inode, sizeof inode))
-			return rc ? rc : fail(w->e, EIO, "inode");
-		inode.i_links_count = (uint16_t)i->names;
-		return write_inode(w, i->number, &inode) ? fail(w->e, EIO, "inode") : 0;
+	unsigned written;
+	if (d->used == 0)
+		return 0;
+	d->last->rec_len = (uint16_t)(BLOCK_BYTES - (unsigned)((uint8_t *)d->last - d->block));
+	errcode_t rc = ext2fs_file_write(d->file, d->block, BLOCK_BYTES, &written);
+	memset(d->block, 0, sizeof d->block);
+	d->used = 0;
+	return rc;
+}
+
+static errcode_t add_entry(struct dir_blocks *d, const char *name, ext2_ino_t number, mode_t mode)
+{
+	size_t name_bytes = strlen(name);
+	unsigned bytes = (8 + (unsigned)name_bytes + 3) & ~3u;
+	errcode_t rc = d->used + bytes > BLOCK_BYTES ? end_block(d) : 0;
+	struct ext2_dir_entry_2 *entry = (struct ext2_dir_entry_2 *)(d->block + d->used);
+	entry->inode = number;
+	entry->rec_len = (uint16_t)bytes;
+	entry->name_len = (uint8_t)name_bytes;
+	entry->file_type = directory_type(mode);
+	memcpy(entry->name, name, name_bytes);
+	d->last = entry;
+	d->used += bytes;
+	return rc;
+}
+
+static int write_entries(struct writer *w, ext2_ino_t parent, const struct tree_inode *dir)
+{
+	struct dir_blocks *d = calloc(1, sizeof *d);
+	if (!d)
+		return err_sys(w->e, -ENOMEM, "image");
+	errcode_t rc = ext2fs_file_open(w->fs, dir->number, EXT2_FILE_WRITE, &d->file);
+	if (rc == 0) {
+		rc = add_entry(d, ".", dir->number, S_IFDIR);
+		rc = rc ? rc : add_entry(d, "..", parent, S_IFDIR);
+		for (unsigned i = 0; i < dir->children && rc == 0; i++)
+			rc = add_entry(d, dir->child[i]->name, dir->child[i]->inode->number, dir->child[i]->inode->mode);
+		rc = rc ? rc : end_block(d);
+		errcode_t closed = ext2fs_file_close(d->file);
+		rc = rc ? rc : closed;
 	}
-	int rc = i->number ? 0 : write_file(w, dir, i);
-	return rc ? rc : link_name(w, dir, n->name, i->number, directory_type(i->mode));
+	free(d);
+	return rc ? fail(w->e, rc, "directory") : 0;
 }
 
-static int write_children(struct writer *w, ext2_ino_t dir, const struct tree_inode *from)
+/* A directory and all below it. Depth is bounded by TREE_DEPTH_MAX. */
+static int write_dir(struct writer *w, ext2_ino_t parent, struct tree_inode *dir)
 {
-	int rc = 0;
-	for (unsigned i = 0; i < from->children && rc == 0; i++)
-		rc = write_node(w, dir, from->child[i]);
-	return rc ? rc : finish_inode(w, dir, from);
+	uint32_t links = 2;
+	for (unsigned i = 0; i < dir->children; i++)
+		links += S_ISDIR(dir->child[i]->inode->mode);
+	int rc = make_inode(w, parent, dir, links);
+	for (unsigned i = 0; i < dir->children && rc == 0; i++) {
+		struct tree_inode *child = dir->child[i]->inode;
+		rc = S_ISDIR(child->mode) ? write_dir(w, dir->number, child) : write_file(w, dir->number, child);
+	}
+	rc = rc ? rc : write_entries(w, parent, dir);
+	return rc ? rc : write_xattrs(w, dir->number, dir);
 }
 
 /* ---- Sizes ---- */
@@ -353,13 +372,11 @@ int ext4_write_tree(int fd, struct tree *t, int spool_fd, const uint8_t uuid[16]
 		return err_sys(e, -ENOMEM, "image");
 	}
 	int rc = create(fd, blocks, (uint32_t)need.inodes, false, uuid, &w.fs, e);
-	errcode_t code = rc ? 0 : ext2fs_mkdir(w.fs, EXT2_ROOT_INO, EXT2_ROOT_INO, NULL);
-	if (code)
-		rc = fail(e, code, "root");
-	rc = rc ? rc : write_children(&w, EXT2_ROOT_INO, t->root.inode);
+	t->root.inode->number = EXT2_ROOT_INO;
+	rc = rc ? rc : write_dir(&w, EXT2_ROOT_INO, t->root.inode);
 	if (rc == 0) {
 		*size_bytes = ext2fs_blocks_count(w.fs->super) * BLOCK_BYTES;
-		code = ext2fs_close_free(&w.fs);
+		errcode_t code = ext2fs_close_free(&w.fs);
 		if (code)
 			rc = fail(e, code, "end");
 	}
