@@ -159,7 +159,7 @@ fuzzers: $(FUZZERS)
 $(BUILD)/fuzz/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(call say,CC)
-	$(Q)clang $(ALL_CFLAGS) -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -O1 -c -o $@ $<
+	$(Q)clang $(ALL_CFLAGS) -Wno-gnu-variable-sized-type-not-at-end -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -O1 -c -o $@ $<
 
 $(BUILD)/fuzz.a: $(call FUZZ_OBJ,$(FUZZ_SRC))
 	$(Q)rm -f $@

@@ -285,7 +285,9 @@ static void control_ready(void *context, uint32_t events)
 		return;
 	int fd;
 	memcpy(&fd, CMSG_DATA(c), sizeof fd);
-	if (n != sizeof message || vsock_connect(m->vsock, fd, message.guest_port))
+	if (n == sizeof message)
+		vsock_connect(m->vsock, fd, message.guest_port); /* owns it; a failure is the end of file at its other end */
+	else
 		close(fd);
 }
 

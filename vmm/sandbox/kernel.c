@@ -36,13 +36,10 @@ int kernel_open(const char *path, int *fd, char found[PATH_MAX], struct err *e)
 	}
 	char dir[PATH_MAX];
 	program_dir(dir);
-	static const char *const places[] = {"%s/vmlinux", "%s/../lib/caplock/vmlinux", CAPLOCK_PREFIX "/lib/caplock/vmlinux%.0s"};
+	const char *const places[][2] = {{dir, "/vmlinux"}, {dir, "/../lib/caplock/vmlinux"}, {CAPLOCK_PREFIX, "/lib/caplock/vmlinux"}};
 	for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-#pragma GCC diagnostic ignored "-Wformat-truncation"
-		snprintf(found, PATH_MAX, places[i], dir);
-#pragma GCC diagnostic pop
+		if (snprintf(found, PATH_MAX, "%s%s", places[i][0], places[i][1]) >= PATH_MAX)
+			continue;
 		*fd = open(found, O_RDONLY | O_CLOEXEC);
 		if (*fd >= 0)
 			return 0;
