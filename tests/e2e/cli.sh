@@ -55,7 +55,7 @@ test_bad_numbers() {
 	refuses "64 or more" run --memory 63 -- true
 	refuses "this host has" run --memory 9999999 -- true
 	for value in 0 -1 x nan inf 1e3 ""; do
-		refuses "CPU" run --cpus="$value" -- true
+		refuses "give a number" run --cpus="$value" -- true
 	done
 	refuses "at most 64" run --cpus 65 -- true
 	refuses "disk" run --disk-size 1 -- true

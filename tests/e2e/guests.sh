@@ -49,7 +49,7 @@ test_guest_jump_to_mmio() {
 	expect_error 125 "KVM"
 }
 
-test_guest_console_flood() {
+test_case_18_console_flood() {
 	sandbox --kernel "$tree/build/guests/console_flood.elf" -- true
 	expect 125
 	expect_in err "flood over"

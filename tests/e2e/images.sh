@@ -27,7 +27,7 @@ test_image_configuration_is_honoured() {
 	expect 0 "an argument"
 	sandbox --image busybox --entrypoint /bin/sh -- -c 'echo $GREETING; pwd; id -un; echo $HOME'
 	expect 0 $'hello\n/srv\nweb\n/srv'
-	sandbox --image busybox --entrypoint /bin/sh -e GREETING=bye -w / -u root -- -c 'echo $GREETING; pwd; id -u'
+	sandbox --image busybox --entrypoint /bin/sh -e GREETING=bye -w / -u 0 -- -c 'echo $GREETING; pwd; id -u'
 	expect 0 $'bye\n/\n0'
 	sandbox --image busybox --entrypoint "" -- /bin/sh -c 'echo plain'
 	expect 0 plain

@@ -6,9 +6,9 @@ static void cpuid(uint32_t leaf, uint32_t r[4])
 	__asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(0));
 }
 
-void start(void *boot_params)
+void start(void *unused, void *boot_params)
 {
-	(void)boot_params;
+	(void)unused, (void)boot_params;
 	uint32_t r[4];
 	cpuid(1, r);
 	claim(r[2] & 1u << 31, "hypervisor");

@@ -5,9 +5,10 @@
 
 static volatile uint8_t bss[100000];
 
-void start(void *boot_params)
+void start(void *unused, void *boot_params)
 {
 	const struct boot_params *p = boot_params;
+	(void)unused;
 	uint16_t cs, ds, ss;
 	uint64_t flags, cr0, cr4;
 	__asm__ volatile("mov %%cs, %0; mov %%ds, %1; mov %%ss, %2" : "=r"(cs), "=r"(ds), "=r"(ss));

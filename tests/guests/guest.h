@@ -55,6 +55,7 @@ static inline uint32_t mmio_get(uint64_t gpa) { return *(volatile uint32_t *)gpa
 
 static inline void mmio_put(uint64_t gpa, uint32_t value) { *(volatile uint32_t *)gpa = value; }
 
-void start(void *boot_params) __attribute__((section(".text.start"), noreturn));
+/* As the boot protocol has it: RSI. */
+void start(void *unused, void *boot_params) __attribute__((section(".text.start"), noreturn));
 
 #endif

@@ -1,9 +1,9 @@
 /* Running code where a device is cannot be emulated: KVM gives up, and that ends the machine. */
 #include "tests/guests/guest.h"
 
-void start(void *boot_params)
+void start(void *unused, void *boot_params)
 {
-	(void)boot_params;
+	(void)unused, (void)boot_params;
 	/* The kernel's page tables map the first GiB only; map the device's there. */
 	uint64_t *pml4 = (uint64_t *)PAGE_TABLES_GPA;
 	uint64_t *pdpt = (uint64_t *)(pml4[0] & ~0xfffull);

@@ -3,9 +3,10 @@
 
 #include "tests/guests/guest.h"
 
-void start(void *boot_params)
+void start(void *unused, void *boot_params)
 {
 	const struct boot_params *p = boot_params;
+	(void)unused;
 	uint64_t end = p->e820_table[1].addr + p->e820_table[1].size;
 	claim(p->e820_entries == 2 && p->e820_table[1].addr == LOW_HOLE_END_GPA, "two ranges");
 	claim(end == 64 << 20, "64 MiB");

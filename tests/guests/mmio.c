@@ -3,9 +3,9 @@
 
 static uint64_t slot(unsigned n) { return MMIO_DEVICE_GPA + n * MMIO_DEVICE_BYTES; }
 
-void start(void *boot_params)
+void start(void *unused, void *boot_params)
 {
-	(void)boot_params;
+	(void)unused, (void)boot_params;
 	uint64_t *pml4 = (uint64_t *)PAGE_TABLES_GPA;
 	uint64_t *pdpt = (uint64_t *)(pml4[0] & ~0xfffull);
 	pdpt[3] = 0xc0000000ull | 0x83;

@@ -1,9 +1,9 @@
 /* Every port may be read, and most written; nothing but the documented ones does anything. */
 #include "tests/guests/guest.h"
 
-void start(void *boot_params)
+void start(void *unused, void *boot_params)
 {
-	(void)boot_params;
+	(void)unused, (void)boot_params;
 	/* What KVM's own devices answer at (interrupt controllers, timer) is not ours to test. */
 	for (unsigned port = 0x200; port < 0x10000; port += port < 0x600 ? 1 : 7)
 		(void)inb((uint16_t)port);

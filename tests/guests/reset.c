@@ -1,8 +1,8 @@
 /* Writing 0xfe to the keyboard controller resets the machine, which ends it. */
 #include "tests/guests/guest.h"
 
-void start(void *boot_params)
+void start(void *unused, void *boot_params)
 {
-	(void)boot_params;
+	(void)unused, (void)boot_params;
 	reset();
 }

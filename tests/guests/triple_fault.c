@@ -1,9 +1,9 @@
 /* An exception without an interrupt table is a triple fault, which ends the machine. */
 #include "tests/guests/guest.h"
 
-void start(void *boot_params)
+void start(void *unused, void *boot_params)
 {
-	(void)boot_params;
+	(void)unused, (void)boot_params;
 	const struct {
 		uint16_t limit;
 		uint64_t base;

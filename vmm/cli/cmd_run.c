@@ -11,6 +11,7 @@
 #include "vmm/cli/cli.h"
 #include "vmm/cli/env.h"
 #include "vmm/cli/timing.h"
+#include "vmm/machine/machine.h"
 #include "vmm/sandbox/sandbox.h"
 #include "vmm/util/strv.h"
 
@@ -103,7 +104,7 @@ static int parse_option(int option, const char *value, struct run_options *o, st
 		s->image = value;
 		return 0;
 	case OPT_CPUS:
-		return parse_real(value, "--cpus", 1024, &s->cpus, e);
+		return parse_real(value, "--cpus", MACHINE_CPUS_MAX, &s->cpus, e);
 	case OPT_MEMORY:
 		return parse_number(value, "--memory", &s->memory_mb, e);
 	case OPT_DISK_SIZE:

@@ -41,6 +41,22 @@ static int add(struct container *a, const char *name, struct container_file file
 
 /* ---- Tar ---- */
 
+/*
+ * Whether archive_read_next_header() gave an entry. A warning comes with one: most often, that a name in UTF-8 means
+ * nothing in this process's locale. It is then given as the bytes that it is, which is what a file system wants.
+ */
+bool container_has_header(int read)
+{
+	return read == ARCHIVE_OK || read == ARCHIVE_WARN;
+}
+
+/* What is unpacked so far is no thousandfold of what was read: that is a bomb, not an archive. */
+static bool is_bomb(struct archive *in, uint64_t bytes)
+{
+	uint64_t packed = (uint64_t)archive_filter_bytes(in, -1);
+	return bytes > CONTAINER_FREE_BYTES && (bytes - CONTAINER_FREE_BYTES) / CONTAINER_RATIO_MAX > packed;
+}
+
 static int read_content(struct archive *in, int spool_fd, uint64_t *at, struct err *e)
 {
 	const void *block;
@@ -52,6 +68,10 @@ static int read_content(struct archive *in, int spool_fd, uint64_t *at, struct e
 		if (offset < 0 || (uint64_t)offset > CONTAINER_MAX_BYTES || n > CONTAINER_MAX_BYTES - start ||
 		    (uint64_t)offset + n > CONTAINER_MAX_BYTES - start)
 			return err_set(e, -EFBIG, "the archive holds more than %llu GB", CONTAINER_MAX_BYTES >> 30);
+		if (is_bomb(in, start + (uint64_t)offset + n))
+			return err_set(e, -EFBIG, "the archive unpacks to more than %d times its size",
+				       CONTAINER_RATIO_MAX);
+		errno = 0;
 		if (pwrite(spool_fd, block, n, (off_t)(start + (uint64_t)offset)) != (ssize_t)n)
 			return err_sys(e, errno ? -errno : -ENOSPC, "cannot unpack the archive");
 		*at = start + (uint64_t)offset + n;
@@ -59,8 +79,8 @@ static int read_content(struct archive *in, int spool_fd, uint64_t *at, struct e
 	return rc == ARCHIVE_EOF ? 0 : err_set(e, -EINVAL, "the archive is damaged: %s", archive_error_string(in));
 }
 
-static int read_entry(struct archive *in, struct archive_entry *entry, int spool_fd, uint64_t *at, struct container *out,
-		      struct err *e)
+static int read_entry(struct archive *in, struct archive_entry *entry, int spool_fd, uint64_t *at,
+		      struct container *out, struct err *e)
 {
 	const char *name = archive_entry_pathname(entry);
 	const char *link = archive_entry_hardlink(entry) ? archive_entry_hardlink(entry) : archive_entry_symlink(entry);
@@ -108,13 +128,14 @@ int container_read_tar(int fd, int spool_fd, struct container *out, struct err *
 	archive_read_support_filter_zstd(in);
 	int rc = archive_read_open_fd(in, fd, READ_BYTES);
 	if (rc != ARCHIVE_OK) {
-		rc = err_set(e, -EINVAL, "it is not an image archive (%s); give what docker save writes, or an OCI layout",
+		rc = err_set(e, -EINVAL,
+			     "it is not an image archive (%s); give what docker save writes, or an OCI layout",
 			     archive_error_string(in));
 		archive_read_free(in);
 		return rc;
 	}
 	int failed = 0;
-	while (!failed && (rc = archive_read_next_header(in, &entry)) == ARCHIVE_OK)
+	while (!failed && container_has_header(rc = archive_read_next_header(in, &entry)))
 		failed = read_entry(in, entry, spool_fd, &at, out, e);
 	if (!failed && rc != ARCHIVE_EOF)
 		failed = err_set(e, -EINVAL, "the archive is damaged: %s", archive_error_string(in));
@@ -134,7 +155,8 @@ static int add_from_directory(int dir_fd, const char *name, const char *full, st
 		return errno == ENOENT ? 0 : err_sys(e, -errno, "cannot read %s", full);
 	int rc = fstat(fd, &st) ? err_sys(e, -errno, "cannot read %s", full) : 0;
 	if (rc == 0 && S_ISREG(st.st_mode)) {
-		rc = add(out, full, (struct container_file){.fd = fd, .own_fd = true, .len_bytes = (uint64_t)st.st_size}, e);
+		rc = add(out, full,
+			 (struct container_file){.fd = fd, .own_fd = true, .len_bytes = (uint64_t)st.st_size}, e);
 		if (rc == 0)
 			return 0;
 	}
@@ -158,7 +180,9 @@ int container_read_directory(int fd, struct container *out, struct err *e)
 	if (!dir || out->count < 2) {
 		if (dir)
 			closedir(dir);
-		return err_set(e, -EINVAL, "the directory is not an OCI image layout: oci-layout, index.json and blobs/sha256 are expected");
+		return err_set(
+		    e, -EINVAL,
+		    "the directory is not an OCI image layout: oci-layout, index.json and blobs/sha256 are expected");
 	}
 	for (struct dirent *d; rc == 0 && (d = readdir(dir));) {
 		char full[300];

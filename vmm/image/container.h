@@ -9,9 +9,11 @@ struct err;
 
 enum {
 	CONTAINER_FILES_MAX = 4096,
-	CONTAINER_LINKS_MAX = 8, /* followed from one name to the next */
+	CONTAINER_LINKS_MAX = 8,   /* followed from one name to the next */
+	CONTAINER_RATIO_MAX = 100, /* of what is unpacked to what is packed: of a packed archive, and of a layer */
 };
-#define CONTAINER_MAX_BYTES (64ull << 30) /* of all files together */
+#define CONTAINER_MAX_BYTES  (64ull << 30) /* of all files together */
+#define CONTAINER_FREE_BYTES (1ull << 30)  /* beyond these, CONTAINER_RATIO_MAX counts */
 
 /* One file: `len_bytes` from `offset` of `fd`. */
 struct container_file {
@@ -27,6 +29,7 @@ struct container {
 	unsigned count;
 };
 
+bool container_has_header(int read);
 int container_read_tar(int fd, int spool_fd, struct container *out, struct err *e);
 int container_read_directory(int fd, struct container *out, struct err *e);
 const struct container_file *container_find(const struct container *a, const char *name);

@@ -1,9 +1,9 @@
 /*
  * ext4, written in this process by libext2fs, without root and without mounting.
  *
- * Root images: no journal (they are read-only), no free space to speak of, and nothing in them that depends on when or where
- * they are made: the same tree gives the same bytes. Scratch disks: no journal (they are gone after a crash anyway), and
- * block groups marked uninitialised, so that an empty one of any size is a few blocks of data.
+ * Root images: no journal (they are read-only), no free space to speak of, and nothing in them that depends on when or
+ * where they are made: the same tree gives the same bytes. Scratch disks: no journal (they are gone after a crash
+ * anyway), and block groups marked uninitialised, so that an empty one of any size is a few blocks of data.
  */
 #include "vmm/image/ext4.h"
 
@@ -31,6 +31,7 @@ enum {
 	FAST_SYMLINK_BYTES = 60, /* in the inode */
 	LINKS_MAX = 65000,
 };
+#define MTIME_MAX_S 0x37fffffffll
 
 struct writer {
 	ext2_filsys fs;
@@ -41,29 +42,32 @@ struct writer {
 
 static int fail(struct err *e, errcode_t code, const char *what)
 {
-	return err_set(e, code == ENOSPC || code == EXT2_ET_BLOCK_ALLOC_FAIL ? -ENOSPC : -EIO, "cannot write the file system, %s: %s",
-		       what, error_message(code));
+	return err_set(e, code == ENOSPC || code == EXT2_ET_BLOCK_ALLOC_FAIL ? -ENOSPC : -EIO,
+		       "cannot write the file system, %s: %s", what, error_message(code));
 }
 
 /* A new file system in `fd`, an empty file which becomes as large: `blocks`, at least `inodes`, and no contents. */
-static int create(int fd, uint64_t blocks, uint32_t inodes, bool lazy, const uint8_t uuid[16], ext2_filsys *fs, struct err *e)
+static int create(int fd, uint64_t blocks, uint32_t inodes, bool lazy, const uint8_t uuid[16], ext2_filsys *fs,
+		  struct err *e)
 {
 	struct ext2_super_block param = {
-		.s_rev_level = EXT2_DYNAMIC_REV,
-		.s_log_block_size = BLOCK_LOG,
-		.s_log_cluster_size = BLOCK_LOG,
-		.s_inode_size = INODE_BYTES,
-		.s_inodes_count = inodes,
-		.s_log_groups_per_flex = 4,
-		.s_feature_compat = EXT2_FEATURE_COMPAT_EXT_ATTR,
-		.s_feature_incompat = EXT2_FEATURE_INCOMPAT_FILETYPE | EXT3_FEATURE_INCOMPAT_EXTENTS | EXT4_FEATURE_INCOMPAT_FLEX_BG,
-		.s_feature_ro_compat = EXT2_FEATURE_RO_COMPAT_SPARSE_SUPER | EXT2_FEATURE_RO_COMPAT_LARGE_FILE |
-				       EXT4_FEATURE_RO_COMPAT_HUGE_FILE | EXT4_FEATURE_RO_COMPAT_DIR_NLINK |
-				       EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE | (lazy ? EXT4_FEATURE_RO_COMPAT_GDT_CSUM : 0),
+	    .s_rev_level = EXT2_DYNAMIC_REV,
+	    .s_log_block_size = BLOCK_LOG,
+	    .s_log_cluster_size = BLOCK_LOG,
+	    .s_inode_size = INODE_BYTES,
+	    .s_inodes_count = inodes,
+	    .s_log_groups_per_flex = 4,
+	    .s_feature_compat = EXT2_FEATURE_COMPAT_EXT_ATTR,
+	    .s_feature_incompat =
+		EXT2_FEATURE_INCOMPAT_FILETYPE | EXT3_FEATURE_INCOMPAT_EXTENTS | EXT4_FEATURE_INCOMPAT_FLEX_BG,
+	    .s_feature_ro_compat = EXT2_FEATURE_RO_COMPAT_SPARSE_SUPER | EXT2_FEATURE_RO_COMPAT_LARGE_FILE |
+				   EXT4_FEATURE_RO_COMPAT_HUGE_FILE | EXT4_FEATURE_RO_COMPAT_DIR_NLINK |
+				   EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE | (lazy ? EXT4_FEATURE_RO_COMPAT_GDT_CSUM : 0),
 	};
 	char name[16];
 	if (ftruncate(fd, (off_t)(blocks * BLOCK_BYTES)))
-		return err_sys(e, -errno, "cannot make a file system of %llu MB", (unsigned long long)(blocks * BLOCK_BYTES >> 20));
+		return err_sys(e, -errno, "cannot make a file system of %llu MB",
+			       (unsigned long long)(blocks * BLOCK_BYTES >> 20));
 	ext2fs_blocks_count_set(&param, blocks);
 	int own_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3); /* libext2fs closes it */
 	if (own_fd < 0)
@@ -79,7 +83,8 @@ static int create(int fd, uint64_t blocks, uint32_t inodes, bool lazy, const uin
 	memcpy((*fs)->super->s_hash_seed, uuid, 16);
 	(*fs)->super->s_def_hash_version = EXT2_HASH_HALF_MD4;
 	(*fs)->super->s_mkfs_time = (*fs)->super->s_lastcheck = (*fs)->super->s_wtime = 1;
-	(*fs)->super->s_min_extra_isize = (*fs)->super->s_want_extra_isize = sizeof(struct ext2_inode_large) - EXT2_GOOD_OLD_INODE_SIZE;
+	(*fs)->super->s_min_extra_isize = (*fs)->super->s_want_extra_isize =
+	    sizeof(struct ext2_inode_large) - EXT2_GOOD_OLD_INODE_SIZE;
 	(*fs)->super->s_max_mnt_count = -1;
 	(*fs)->now = 1;
 	rc = ext2fs_allocate_tables(*fs);
@@ -101,13 +106,15 @@ static errcode_t write_inode(struct writer *w, ext2_ino_t number, const struct e
 /* Copies metadata of `from` into the inode, which keeps its type's own fields. */
 static void set_metadata(struct ext2_inode_large *to, const struct tree_inode *from)
 {
-	uint32_t extra = from->mtime_ns << 2 | ((uint64_t)from->mtime_s >> 32 & 3);
+	/* The low 32 bits count as signed, and the extra field has what is to be added: until the year 2446. */
+	int64_t s = from->mtime_s < INT32_MIN ? INT32_MIN : from->mtime_s > MTIME_MAX_S ? MTIME_MAX_S : from->mtime_s;
+	uint32_t extra = from->mtime_ns << 2 | (uint32_t)((s - (int32_t)s) >> 32);
 	to->i_mode = (uint16_t)from->mode;
 	to->i_uid = (uint16_t)from->uid;
 	to->osd2.linux2.l_i_uid_high = (uint16_t)(from->uid >> 16);
 	to->i_gid = (uint16_t)from->gid;
 	to->osd2.linux2.l_i_gid_high = (uint16_t)(from->gid >> 16);
-	to->i_atime = to->i_ctime = to->i_mtime = to->i_crtime = (uint32_t)from->mtime_s;
+	to->i_atime = to->i_ctime = to->i_mtime = to->i_crtime = (uint32_t)s;
 	to->i_atime_extra = to->i_ctime_extra = to->i_mtime_extra = to->i_crtime_extra = extra;
 	to->i_extra_isize = sizeof *to - EXT2_GOOD_OLD_INODE_SIZE;
 }
@@ -139,7 +146,8 @@ static errcode_t write_chunk(struct writer *w, ext2_file_t file, uint64_t offset
 {
 	for (size_t at = 0; at < bytes;) {
 		size_t n = 0;
-		while (at + n < bytes && !all_zero(w->copy + at + n, bytes - at - n < BLOCK_BYTES ? bytes - at - n : BLOCK_BYTES))
+		while (at + n < bytes &&
+		       !all_zero(w->copy + at + n, bytes - at - n < BLOCK_BYTES ? bytes - at - n : BLOCK_BYTES))
 			n += BLOCK_BYTES;
 		if (at + n > bytes)
 			n = bytes - at;
@@ -260,7 +268,7 @@ static uint8_t directory_type(mode_t mode)
 struct dir_blocks {
 	ext2_file_t file;
 	uint8_t block[BLOCK_BYTES];
-	unsigned used;                /* bytes of the block */
+	unsigned used;                 /* bytes of the block */
 	struct ext2_dir_entry_2 *last; /* whose length reaches to the block's end */
 };
 
@@ -302,7 +310,8 @@ static int write_entries(struct writer *w, ext2_ino_t parent, const struct tree_
 		rc = add_entry(d, ".", dir->number, S_IFDIR);
 		rc = rc ? rc : add_entry(d, "..", parent, S_IFDIR);
 		for (unsigned i = 0; i < dir->children && rc == 0; i++)
-			rc = add_entry(d, dir->child[i]->name, dir->child[i]->inode->number, dir->child[i]->inode->mode);
+			rc =
+			    add_entry(d, dir->child[i]->name, dir->child[i]->inode->number, dir->child[i]->inode->mode);
 		rc = rc ? rc : end_block(d);
 		errcode_t closed = ext2fs_file_close(d->file);
 		rc = rc ? rc : closed;
@@ -349,16 +358,18 @@ static void add_need(const struct tree_inode *dir, struct need *n)
 		n->blocks += c->xattrs > 0;
 		/* An extent covers up to 32768 blocks; a file with many holes needs a tree of them. */
 		if (S_ISREG(c->mode))
-			n->blocks += (c->data_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES + (c->data_bytes >> 24) + (c->data_bytes > BLOCK_BYTES * 8);
+			n->blocks += (c->data_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES + (c->data_bytes >> 24) +
+				     (c->data_bytes > BLOCK_BYTES * 8);
 		if (S_ISLNK(c->mode) && strlen(c->target) >= FAST_SYMLINK_BYTES)
 			n->blocks++;
 	}
-	n->blocks += 1 + names / (BLOCK_BYTES - 300); /* an entry does not cross blocks: up to 263 bytes of each are lost */
+	n->blocks +=
+	    1 + names / (BLOCK_BYTES - 300); /* an entry does not cross blocks: up to 263 bytes of each are lost */
 }
 
 /*
- * Writes the tree as a read-only root file system into `fd`, an empty file; contents come from `spool_fd`. *size_bytes is the
- * disk's size. Returns 0, -ENOSPC, -E2BIG or -EIO with the reason in `e`.
+ * Writes the tree as a read-only root file system into `fd`, an empty file; contents come from `spool_fd`. *size_bytes
+ * is the disk's size. Returns 0, -ENOSPC, -E2BIG or -EIO with the reason in `e`.
  */
 int ext4_write_tree(int fd, struct tree *t, int spool_fd, const uint8_t uuid[16], uint64_t *size_bytes, struct err *e)
 {
@@ -400,8 +411,8 @@ static void mark_zeroed(ext2_filsys fs)
 }
 
 /*
- * Writes an empty file system of `size_bytes` with the directories upper and work (those of an overlay) into `fd`, an empty
- * file, which becomes as large and stays sparse. Returns 0, or -errno with the reason in `e`.
+ * Writes an empty file system of `size_bytes` with the directories upper and work (those of an overlay) into `fd`, an
+ * empty file, which becomes as large and stays sparse. Returns 0, or -errno with the reason in `e`.
  */
 int ext4_write_scratch(int fd, uint64_t size_bytes, struct err *e)
 {

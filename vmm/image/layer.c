@@ -1,14 +1,15 @@
 /*
  * Layers (OCI image specification, layer.md): tars, packed with gzip or zstd or not at all.
  *
- * Two readers are chained: the first unpacks the blob, the second reads the tar in it; digests are computed on the way through
- * each. Nothing of an entry is ever used as a path of the host.
+ * Two readers are chained: the first unpacks the blob, the second reads the tar in it; digests are computed on the way
+ * through each. Nothing of an entry is ever used as a path of the host.
  */
 #include "vmm/image/layer.h"
 
 #include <archive.h>
 #include <archive_entry.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -23,6 +24,7 @@ enum {
 	READ_BYTES = 256 << 10,
 	TAR_BLOCK_BYTES = 512,
 	XATTR_MAX_BYTES = 4000, /* what fits beside an inode */
+	XATTR_NAME_MAX_BYTES = 255,
 };
 
 struct reader {
@@ -76,7 +78,8 @@ static la_ssize_t read_unpacked(struct archive *a, void *context, const void **o
 	}
 	r->unpacked_bytes += n;
 	if (r->unpacked_bytes > r->unpacked_max_bytes) {
-		archive_set_error(a, EFBIG, "the image holds more than %llu GB", (unsigned long long)(r->unpacked_max_bytes >> 30));
+		archive_set_error(a, EFBIG, "it unpacks to more than %llu MB",
+				  (unsigned long long)(r->unpacked_max_bytes >> 20));
 		return -1;
 	}
 	sha256_update(&r->unpacked, n, *out);
@@ -85,7 +88,8 @@ static la_ssize_t read_unpacked(struct archive *a, void *context, const void **o
 
 static int damaged(struct reader *r, struct archive *a)
 {
-	return err_set(r->e, -EINVAL, "layer %u is damaged: %s", r->layer, archive_error_string(a) ? archive_error_string(a) : "no tar");
+	return err_set(r->e, -EINVAL, "layer %u is damaged: %s", r->layer,
+		       archive_error_string(a) ? archive_error_string(a) : "no tar");
 }
 
 static int open_readers(struct reader *r)
@@ -126,6 +130,21 @@ static int drain(struct reader *r)
 
 /* ---- Entries ---- */
 
+/*
+ * The extended attributes that a file may have. POSIX ACLs (system.*) are left out: the guest's kernel has none, and
+ * ext4 keeps them in a form of its own.
+ */
+static bool is_xattr_name(const char *name)
+{
+	static const char *const prefixes[] = {"user.", "trusted.", "security."};
+	for (unsigned i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
+		size_t n = strlen(prefixes[i]);
+		if (strncmp(name, prefixes[i], n) == 0)
+			return name[n] && strlen(name) <= XATTR_NAME_MAX_BYTES;
+	}
+	return false;
+}
+
 static int read_content(struct reader *r, struct tree_inode *inode)
 {
 	const void *block;
@@ -135,8 +154,10 @@ static int read_content(struct reader *r, struct tree_inode *inode)
 	inode->data_offset = r->spool->bytes;
 	while ((rc = archive_read_data_block(r->tar, &block, &n, &offset)) == ARCHIVE_OK) {
 		uint64_t end;
-		if (offset < 0 || __builtin_add_overflow((uint64_t)offset, n, &end) || end > r->spool->max_bytes - inode->data_offset)
-			return err_set(r->e, -EFBIG, "the image holds more than %llu GB", (unsigned long long)(r->spool->max_bytes >> 30));
+		if (offset < 0 || __builtin_add_overflow((uint64_t)offset, n, &end) ||
+		    end > r->spool->max_bytes - inode->data_offset)
+			return err_set(r->e, -EFBIG, "the image holds more than %llu GB",
+				       (unsigned long long)(r->spool->max_bytes >> 30));
 		errno = 0;
 		if (pwrite(r->spool->fd, block, n, (off_t)(inode->data_offset + (uint64_t)offset)) != (ssize_t)n)
 			return err_sys(r->e, errno ? -errno : -ENOSPC, "cannot unpack layer %u", r->layer);
@@ -152,7 +173,8 @@ static int read_data(struct reader *r, struct archive_entry *entry, struct tree_
 	uint64_t size = archive_entry_size_is_set(entry) ? (uint64_t)archive_entry_size(entry) : 0;
 	if (rc == 0 && size > inode->data_bytes) { /* a sparse file that ends with a hole */
 		if (size > r->spool->max_bytes - inode->data_offset)
-			return err_set(r->e, -EFBIG, "the image holds more than %llu GB", (unsigned long long)(r->spool->max_bytes >> 30));
+			return err_set(r->e, -EFBIG, "the image holds more than %llu GB",
+				       (unsigned long long)(r->spool->max_bytes >> 30));
 		inode->data_bytes = size;
 		if (ftruncate(r->spool->fd, (off_t)(inode->data_offset + size)))
 			return err_sys(r->e, -errno, "cannot unpack layer %u", r->layer);
@@ -168,12 +190,12 @@ static int read_xattrs(struct reader *r, struct archive_entry *entry, struct tre
 	size_t n, total = 0;
 	archive_entry_xattr_reset(entry);
 	while (archive_entry_xattr_next(entry, &name, &value, &n) == ARCHIVE_OK) {
-		if (!name || !strchr(name, '.'))
+		if (!name || !is_xattr_name(name))
 			continue;
 		total += strlen(name) + n;
 		if (total > XATTR_MAX_BYTES)
-			return err_set(r->e, -E2BIG, "layer %u: a file's extended attributes are larger than %d bytes", r->layer,
-				       XATTR_MAX_BYTES);
+			return err_set(r->e, -E2BIG, "layer %u: a file's extended attributes are larger than %d bytes",
+				       r->layer, XATTR_MAX_BYTES);
 		if (tree_inode_add_xattr(inode, name, value, n))
 			return err_sys(r->e, -ENOMEM, "layer");
 	}
@@ -193,7 +215,8 @@ static int fill_inode(struct reader *r, struct archive_entry *entry, struct tree
 	if (S_ISLNK(i->mode)) {
 		const char *target = archive_entry_symlink(entry);
 		if (!target || !target[0] || strlen(target) >= TREE_PATH_MAX_BYTES)
-			return err_set(r->e, -EINVAL, "layer %u: a symbolic link has no target, or one that is too long", r->layer);
+			return err_set(r->e, -EINVAL,
+				       "layer %u: a symbolic link has no target, or one that is too long", r->layer);
 		i->target = strdup(target);
 		if (!i->target)
 			return err_sys(r->e, -ENOMEM, "layer");
@@ -205,7 +228,8 @@ static int fill_inode(struct reader *r, struct archive_entry *entry, struct tree
 static int put_file(struct reader *r, struct archive_entry *entry, const char *path)
 {
 	mode_t type = archive_entry_filetype(entry);
-	if (type != AE_IFREG && type != AE_IFDIR && type != AE_IFLNK && type != AE_IFCHR && type != AE_IFBLK && type != AE_IFIFO)
+	if (type != AE_IFREG && type != AE_IFDIR && type != AE_IFLNK && type != AE_IFCHR && type != AE_IFBLK &&
+	    type != AE_IFIFO)
 		return err_set(r->e, -EINVAL, "layer %u: an entry is of a type that no file has", r->layer);
 	struct tree_inode *inode = tree_inode_create(type | (archive_entry_perm(entry) & 07777));
 	if (!inode)
@@ -227,7 +251,8 @@ static int whiteout(struct reader *r, const char *path)
 	if (strncmp(base, ".wh.", 4) != 0)
 		return 1;
 	if (strlen(path) > TREE_PATH_MAX_BYTES)
-		return err_set(r->e, -ENAMETOOLONG, "layer %u: a path is longer than %d bytes", r->layer, TREE_PATH_MAX_BYTES);
+		return err_set(r->e, -ENAMETOOLONG, "layer %u: a path is longer than %d bytes", r->layer,
+			       TREE_PATH_MAX_BYTES);
 	memcpy(target, path, dir_len);
 	if (strcmp(base, ".wh..wh..opq") == 0) {
 		target[dir_len] = 0;
@@ -254,19 +279,29 @@ static int apply_entry(struct reader *r, struct archive_entry *entry)
 	return put_file(r, entry, path);
 }
 
+/* What a layer may unpack to: a thousandfold is a bomb, not a layer. */
+static uint64_t unpacked_max(uint64_t packed_bytes, uint64_t image_max_bytes)
+{
+	uint64_t max;
+	bool over = __builtin_mul_overflow(packed_bytes, CONTAINER_RATIO_MAX, &max) ||
+		    __builtin_add_overflow(max, CONTAINER_FREE_BYTES, &max);
+	return over || max > image_max_bytes ? image_max_bytes : max;
+}
+
 /*
- * Applies layer `number` (from 1), the tar in `blob`, to the tree; contents are added to the spool. *digests are those of the
- * blob. Returns 0, or -errno with the reason in `e`.
+ * Applies layer `number` (from 1), the tar in `blob`, to the tree; contents are added to the spool. *digests are those
+ * of the blob. Returns 0, or -errno with the reason in `e`.
  */
 int layer_apply(struct tree *t, unsigned number, const struct container_file *blob, struct spool *spool,
 		struct layer_digests *digests, struct err *e)
 {
-	struct reader r = {.blob = blob, .tree = t, .layer = number, .spool = spool, .e = e, .unpacked_max_bytes = spool->max_bytes};
+	struct reader r = {.blob = blob, .tree = t, .layer = number, .spool = spool, .e = e};
 	struct archive_entry *entry;
+	r.unpacked_max_bytes = unpacked_max(blob->len_bytes, spool->max_bytes);
 	sha256_init(&r.packed);
 	sha256_init(&r.unpacked);
 	int rc = open_readers(&r), read = ARCHIVE_OK;
-	while (rc == 0 && (read = archive_read_next_header(r.tar, &entry)) == ARCHIVE_OK)
+	while (rc == 0 && container_has_header(read = archive_read_next_header(r.tar, &entry)))
 		rc = apply_entry(&r, entry);
 	if (rc == 0 && read != ARCHIVE_EOF)
 		rc = damaged(&r, r.tar);

@@ -5,8 +5,9 @@
  * -------------------
  * Purpose: from a container's files to one image for linux/amd64: its configuration, and its layers applied to a tree.
  *
- * Trust boundary: all of it is the archive's. Every blob is checked against the digest and the size that refer to it before it
- * is used (a layer: before its result is), every layer against its diff_id, and the numbers of things are bounded.
+ * Trust boundary: all of it is the archive's. Every blob is checked against the digest and the size that refer to it
+ * before it is used (a layer: before its result is), every layer against its diff_id, and the numbers of things are
+ * bounded.
  */
 #include "vmm/image/oci.h"
 
@@ -73,11 +74,14 @@ static int check_digest(struct oci *o, const struct container_file *f, const cha
 	int rc = digest_file(f->fd, f->offset, f->len_bytes, real);
 	if (rc)
 		return err_sys(o->e, rc, "cannot read blob %s", digest);
-	return strcmp(real, digest) == 0 ? 0 : err_set(o->e, -EINVAL, "blob %s has the digest %s; the archive is damaged", digest, real);
+	return strcmp(real, digest) == 0
+		   ? 0
+		   : err_set(o->e, -EINVAL, "blob %s has the digest %s; the archive is damaged", digest, real);
 }
 
 /* The blob that a descriptor (descriptor.md) refers to, and its digest. Checks the size, not yet the digest. */
-static int find_blob(struct oci *o, struct json_value descriptor, const struct container_file **f, char digest[DIGEST_TEXT_BYTES])
+static int find_blob(struct oci *o, struct json_value descriptor, const struct container_file **f,
+		     char digest[DIGEST_TEXT_BYTES])
 {
 	char *text = NULL, name[32 + DIGEST_TEXT_BYTES];
 	uint64_t size;
@@ -151,7 +155,19 @@ static bool is_ours(struct json_value descriptor)
 	struct json_value platform = json_get(descriptor, "platform");
 	if (json_type(platform) != JSON_OBJECT)
 		return true;
-	return json_string_is(json_get(platform, "os"), "linux") && json_string_is(json_get(platform, "architecture"), "amd64");
+	return json_string_is(json_get(platform, "os"), "linux") &&
+	       json_string_is(json_get(platform, "architecture"), "amd64");
+}
+
+/* Whether two descriptors are of one blob: `docker save` lists an image once for each of its names. */
+static bool same_digest(struct json_value a, struct json_value b)
+{
+	char *digest = NULL;
+	struct err ignored;
+	bool same =
+	    json_string(json_get(a, "digest"), &digest, &ignored) == 0 && json_string_is(json_get(b, "digest"), digest);
+	free(digest);
+	return same;
 }
 
 /* Follows an index, or an index in an index, to the one image of ours. */
@@ -165,13 +181,13 @@ static int read_index(struct oci *o, struct json_value index, unsigned depth)
 	unsigned found = 0;
 	struct json_iter it = JSON_ITER(manifests);
 	while (json_next(&it))
-		if (json_type(it.value) == JSON_OBJECT && is_ours(it.value)) {
+		if (json_type(it.value) == JSON_OBJECT && is_ours(it.value) && !same_digest(it.value, chosen)) {
 			chosen = it.value;
 			found++;
 		}
 	if (found != 1)
-		return err_set(o->e, -EINVAL, "the archive has %u images for linux/amd64 of %zu; save exactly one", found,
-			       json_count(manifests));
+		return err_set(o->e, -EINVAL, "the archive has %u images for linux/amd64 of %zu; save exactly one",
+			       found, json_count(manifests));
 	struct json *doc;
 	rc = parse_blob(o, chosen, &doc);
 	if (rc)
@@ -209,7 +225,8 @@ static void digest_of_name(const char *name, char digest[DIGEST_TEXT_BYTES])
 		snprintf(digest, DIGEST_TEXT_BYTES, "sha256:%.64s", base);
 }
 
-static int find_named(struct oci *o, struct json_value name, const struct container_file **f, char digest[DIGEST_TEXT_BYTES])
+static int find_named(struct oci *o, struct json_value name, const struct container_file **f,
+		      char digest[DIGEST_TEXT_BYTES])
 {
 	char *text = NULL;
 	struct err why;
@@ -277,7 +294,8 @@ static int check_platform(struct oci *o, struct json_value config)
 static int apply_layers(struct oci *o, struct json_value diff_ids, struct tree *tree, struct spool *spool)
 {
 	if (json_type(diff_ids) != JSON_ARRAY || json_count(diff_ids) != o->layers)
-		return err_set(o->e, -EINVAL, "the configuration lists %zu layers, the manifest %u; the archive is damaged",
+		return err_set(o->e, -EINVAL,
+			       "the configuration lists %zu layers, the manifest %u; the archive is damaged",
 			       json_count(diff_ids), o->layers);
 	struct json_iter it = JSON_ITER(diff_ids);
 	for (unsigned i = 0; i < o->layers && json_next(&it); i++) {
@@ -287,34 +305,41 @@ static int apply_layers(struct oci *o, struct json_value diff_ids, struct tree *
 		if (rc)
 			return rc;
 		if (l->digest[0] && strcmp(l->digest, d.packed) != 0)
-			return err_set(o->e, -EINVAL, "layer %u has the digest %s instead of %s; the archive is damaged", i + 1, d.packed,
-				       l->digest);
+			return err_set(o->e, -EINVAL,
+				       "layer %u has the digest %s instead of %s; the archive is damaged", i + 1,
+				       d.packed, l->digest);
 		if (!json_string_is(it.value, d.unpacked))
-			return err_set(o->e, -EINVAL, "layer %u unpacked has the digest %s, which is not its diff_id; the archive is damaged",
-				       i + 1, d.unpacked);
+			return err_set(
+			    o->e, -EINVAL,
+			    "layer %u unpacked has the digest %s, which is not its diff_id; the archive is damaged",
+			    i + 1, d.unpacked);
 	}
 	return 0;
 }
 
 /*
- * Reads the image of a container: *config, whose parts the caller frees also on failure, and its files, into the empty `tree`
- * and `spool`. Returns 0, or -errno with the reason in `e`.
+ * Reads the image of a container: *config, whose parts the caller frees also on failure, and its files, into the empty
+ * `tree` and `spool`. Returns 0, or -errno with the reason in `e`.
  */
-int oci_read(const struct container *c, struct tree *tree, struct spool *spool, struct image_config *config, struct err *e)
+int oci_read(const struct container *c, struct tree *tree, struct spool *spool, struct image_config *config,
+	     struct err *e)
 {
 	struct oci *o = calloc(1, sizeof *o);
 	if (!o)
 		return err_sys(e, -ENOMEM, "image");
 	o->c = c;
 	o->e = e;
-	const struct container_file *index = container_find(c, "index.json"), *manifest = container_find(c, "manifest.json");
+	const struct container_file *index = container_find(c, "index.json"),
+				    *manifest = container_find(c, "manifest.json");
 	int rc;
 	if (index)
 		rc = read_layout(o, index);
 	else if (manifest)
 		rc = read_docker(o, manifest);
 	else
-		rc = err_set(e, -EINVAL, "the archive has neither index.json nor manifest.json; give what docker save writes, or an OCI layout");
+		rc = err_set(e, -EINVAL,
+			     "the archive has neither index.json nor manifest.json; give what docker save writes, or "
+			     "an OCI layout");
 	struct json_value root = rc ? (struct json_value){0} : json_root(o->config);
 	rc = rc ? rc : check_platform(o, root);
 	if (rc == 0) {

@@ -66,8 +66,7 @@ int tree_inode_add_xattr(struct tree_inode *i, const char *name, const void *val
 			i->xattr[n] = x;
 			return 0;
 		}
-	struct tree_xattr *more =
-		x.name && x.value ? reallocarray(i->xattr, i->xattrs + 1, sizeof *more) : NULL;
+	struct tree_xattr *more = x.name && x.value ? reallocarray(i->xattr, i->xattrs + 1, sizeof *more) : NULL;
 	if (!more) {
 		free(x.name);
 		free(x.value);
@@ -240,6 +239,8 @@ static int step(struct walk *w, const char *name, size_t len)
 	}
 	if (!n && !w->make)
 		return -ENOENT;
+	if (n && w->make)
+		n->layer = w->layer; /* this layer has something in it */
 	if (w->depth == TREE_DEPTH_MAX)
 		return err_set(w->e, -ENAMETOOLONG, "directories are nested more than %d deep", TREE_DEPTH_MAX);
 	if (!n) {
@@ -301,8 +302,8 @@ static int check_path(const char *path, struct err *e)
 }
 
 /*
- * Finds the place of `path`. With `make`, missing directories are made, and files in their place are replaced. Returns 0,
- * -ENOENT where a directory is missing (without a text), or another -errno.
+ * Finds the place of `path`. With `make`, missing directories are made, and files in their place are replaced. Returns
+ * 0, -ENOENT where a directory is missing (without a text), or another -errno.
  */
 static int find_path(struct tree *t, unsigned layer, const char *path, bool make, struct place *p, struct err *e)
 {
@@ -409,7 +410,19 @@ int tree_link(struct tree *t, unsigned layer, const char *path, const char *targ
 	return rc;
 }
 
-/* A layer's whiteout: what lower layers had at `path` goes. Returns 0 or -errno. */
+/* Removes what lower layers put below `dir`. */
+static void prune(struct tree *t, struct tree_node *dir, unsigned layer)
+{
+	for (unsigned i = dir->inode->children; i-- > 0;) {
+		struct tree_node *n = dir->inode->child[i];
+		if (n->layer < layer)
+			remove_child(t, dir, i);
+		else if (is_dir(n))
+			prune(t, n, layer);
+	}
+}
+
+/* A layer's whiteout: what lower layers had at `path` goes, whatever the order in the layer. Returns 0 or -errno. */
 int tree_whiteout(struct tree *t, unsigned layer, const char *path, struct err *e)
 {
 	struct place p;
@@ -422,21 +435,12 @@ int tree_whiteout(struct tree *t, unsigned layer, const char *path, struct err *
 		return err_set(e, -EINVAL, "a whiteout names the root");
 	bool found;
 	unsigned at = find_place(p.dir->inode, p.name, p.len, &found);
-	if (found && p.dir->inode->child[at]->layer < layer)
+	struct tree_node *n = found ? p.dir->inode->child[at] : NULL;
+	if (n && n->layer < layer)
 		remove_child(t, p.dir, at);
+	else if (n && is_dir(n))
+		prune(t, n, layer);
 	return 0;
-}
-
-/* Removes what lower layers put below `dir`. */
-static void prune(struct tree *t, struct tree_node *dir, unsigned layer)
-{
-	for (unsigned i = dir->inode->children; i-- > 0;) {
-		struct tree_node *n = dir->inode->child[i];
-		if (n->layer < layer)
-			remove_child(t, dir, i);
-		else if (is_dir(n))
-			prune(t, n, layer);
-	}
 }
 
 /* A layer's opaque directory: what lower layers had in directory `path` goes. Returns 0 or -errno. */

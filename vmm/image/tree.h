@@ -30,19 +30,19 @@ struct tree_inode {
 	uint32_t uid, gid;
 	int64_t mtime_s;
 	uint32_t mtime_ns;
-	uint32_t rdev_major, rdev_minor; /* of a device node */
-	char *target;                    /* of a symbolic link */
+	uint32_t rdev_major, rdev_minor;  /* of a device node */
+	char *target;                     /* of a symbolic link */
 	uint64_t data_offset, data_bytes; /* of a regular file, in the spool */
 	struct tree_xattr *xattr;
 	unsigned xattrs;
-	uint32_t number; /* for the writer: 0 until it has one */
+	uint32_t number;          /* for the writer: 0 until it has one */
 	struct tree_node **child; /* of a directory, sorted by name */
 	unsigned children, child_room;
 };
 
 struct tree_node {
 	char *name;
-	unsigned layer; /* that named it last */
+	unsigned layer; /* the last that named it, or something in it */
 	struct tree_inode *inode;
 };
 
