@@ -54,7 +54,8 @@ enum {
  * The kernel command line. Reasons:
  *   reboot=k panic=-1      a reset is a write to a port we know, also at once after a panic
  *   panic_print=0x20       a panic prints the whole kernel log, which was silent until then
- *   loglevel=1 earlyprintk the polled UART is the only console, and only emergencies are worth a VM exit per byte
+ *   loglevel=1 earlyprintk the polled UART is the only console, and only emergencies are worth two VM exits per byte;
+ *                          in this order, for earlyprintk prints at once what the log has by then
  *   noreplace-smp          one vCPU: do not rewrite 7100 LOCK prefixes; several vCPUs: it changes nothing
  *   tsc=reliable           no clocksource watchdog: an idle sandbox has no timer
  *   rcu_expedited          mounts and network set-up wait microseconds, not ticks
@@ -216,8 +217,8 @@ static int create_devices(struct machine *m, struct err *e)
 static int load(struct machine *m, struct err *e)
 {
 	struct buf cmdline = {0};
-	int rc = buf_addf(&cmdline, "%s loglevel=%d%s", base_cmdline, m->config->console ? 8 : 1,
-			  m->config->console ? " ignore_loglevel" : "");
+	int rc = buf_addf(&cmdline, "loglevel=%d%s %s", m->config->console ? 8 : 1,
+			  m->config->console ? " ignore_loglevel" : "", base_cmdline);
 	for (unsigned i = 0; rc == 0 && i < m->slots; i++)
 		rc = buf_addf(&cmdline, " virtio_mmio.device=4K@%#llx:%u", MMIO_DEVICE_GPA + i * MMIO_DEVICE_BYTES,
 			      MMIO_DEVICE_IRQ + i);
