@@ -23,11 +23,13 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <grp.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "guest/frame.h"
@@ -253,12 +255,19 @@ static void execute(char **argv, char **env)
 	}
 }
 
+/* By the system call: the C library refuses the signals that it uses itself, which a caller may have left ignored. */
 static void reset_signals(void)
 {
+	static const struct {
+		void (*handler)(int);
+		unsigned long flags;
+		void *restorer;
+		uint64_t mask;
+	} by_default = {.handler = SIG_DFL};
 	sigset_t none;
 	sigemptyset(&none);
-	for (int i = 1; i < NSIG; i++)
-		signal(i, SIG_DFL);
+	for (int i = 1; i <= 64; i++)
+		syscall(SYS_rt_sigaction, i, &by_default, NULL, sizeof by_default.mask);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 

@@ -65,7 +65,7 @@ static int add_extent(int fd, uint64_t start, uint64_t end, struct buf *out)
 
 static int make_template(struct store *s, uint64_t size_bytes, struct buf *out, struct err *e)
 {
-	int fd = store_temporary(s, e);
+	int fd = store_working_file(s, e);
 	int rc = fd < 0 ? fd : ext4_write_scratch(fd, size_bytes, e);
 	if (rc == 0) {
 		rc = buf_add(out, &template_magic, sizeof template_magic);
@@ -131,7 +131,7 @@ int store_scratch(struct store *s, uint64_t size_bytes, int *out, struct err *e)
 	char path[48];
 	struct buf template = {0};
 	snprintf(path, sizeof path, "scratch/%llu", (unsigned long long)size_bytes);
-	int fd = store_temporary(s, e);
+	int fd = store_working_file(s, e);
 	if (fd < 0)
 		return fd;
 	bool have = io_read_file(s->dir_fd, path, TEMPLATE_MAX_BYTES, &template) == 0;
@@ -144,7 +144,7 @@ int store_scratch(struct store *s, uint64_t size_bytes, int *out, struct err *e)
 		rc = rc ? rc : write_template(fd, size_bytes, &template);
 	}
 	if (rc)
-		err_sys(e, rc, "cannot make a scratch disk of %llu MB in %s", (unsigned long long)(size_bytes >> 20), s->path);
+		err_sys(e, rc, "cannot make a scratch disk of %llu MB", (unsigned long long)(size_bytes >> 20));
 	buf_free(&template);
 	if (rc)
 		io_close(&fd);

@@ -101,18 +101,43 @@ void store_close(struct store *s)
 	free(s);
 }
 
-/* A file of the store's file system without a name, which is gone when it is closed. Returns the descriptor or -errno. */
-int store_temporary(struct store *s, struct err *e)
+/* A file without a name in a directory, which is gone when it is closed. Returns the descriptor or -errno. */
+static int unnamed_file(const char *dir)
 {
-	int fd = openat(s->dir_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
 		char path[PATH_MAX + 16];
-		snprintf(path, sizeof path, "%s/tmp-XXXXXX", s->path);
+		snprintf(path, sizeof path, "%s/tmp-XXXXXX", dir);
 		fd = mkostemp(path, O_CLOEXEC);
 		if (fd >= 0)
 			unlink(path);
 	}
-	return fd < 0 ? err_sys(e, -errno, "cannot make a file in the image store %s", s->path) : fd;
+	return fd < 0 ? -errno : fd;
+}
+
+/* A file of the store's file system without a name, which is gone when it is closed. Returns the descriptor or -errno. */
+int store_temporary(struct store *s, struct err *e)
+{
+	int fd = unnamed_file(s->path);
+	return fd < 0 ? err_sys(e, fd, "cannot make a file in the image store %s", s->path) : fd;
+}
+
+/*
+ * A file without a name for what a sandbox writes: in the store, or, where that is somebody else's or read-only, in $TMPDIR
+ * (/var/tmp). Returns the descriptor or -errno.
+ */
+int store_working_file(struct store *s, struct err *e)
+{
+	int fd = unnamed_file(s->path);
+	if (fd != -EACCES && fd != -EROFS && fd != -EPERM)
+		return fd < 0 ? err_sys(e, fd, "cannot make a file in the image store %s", s->path) : fd;
+	const char *dir = getenv("TMPDIR");
+	if (!dir || dir[0] != '/')
+		dir = "/var/tmp";
+	fd = unnamed_file(dir);
+	return fd < 0 ? err_sys(e, fd, "cannot make a scratch disk in %s (TMPDIR says where; the image store %s is read-only)", dir,
+				s->path)
+		      : fd;
 }
 
 /* Takes the store's lock; closing the descriptor that this returns gives it back. */
@@ -280,13 +305,15 @@ int image_list(struct store *s, struct image **out, unsigned *count, struct err 
 
 /* ---- Changing. With the exclusive lock. ---- */
 
-/* Whether some record refers to `digest`. An unreadable record may. */
+/* Whether some record refers to `digest`. One that cannot be read may. */
 static bool is_used(struct store *s, const char *digest)
 {
 	bool used = false;
 	int fd = openat(s->dir_fd, "names", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-	for (struct dirent *d; !used && dir && (d = readdir(dir));) {
+	if (!dir)
+		return errno != ENOENT;
+	for (struct dirent *d; !used && (errno = 0, d = readdir(dir));) {
 		char path[PATH_MAX];
 		struct image i;
 		struct err ignored;
@@ -300,8 +327,8 @@ static bool is_used(struct store *s, const char *digest)
 			image_free(&i);
 		}
 	}
-	if (dir)
-		closedir(dir);
+	used = used || errno != 0;
+	closedir(dir);
 	return used;
 }
 

@@ -16,6 +16,7 @@ struct store {
 enum { IMAGE_NAME_MAX_BYTES = 200 };
 
 int store_temporary(struct store *s, struct err *e);
+int store_working_file(struct store *s, struct err *e);
 int store_lock(struct store *s, bool exclusive, struct err *e);
 int store_check_name(const char *name, char full[IMAGE_NAME_MAX_BYTES + 8], struct err *e);
 int store_commit(struct store *s, int root_fd, const struct image *image, struct err *e);
