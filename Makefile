@@ -110,7 +110,7 @@ $(BUILD)/caplock: $(call OBJ,$(CLI_SRC)) $(BUILD)/libcaplock.a
 
 # The built-in base image, written by the same code as imported ones.
 $(BUILD)/mkbase: $(BUILD)/obj/vmm/image/tools/mkbase.o $(call OBJ,$(LIB_SRC))
-	$(Q)$(CC) $(CFLAGS) -o $@ $(filter-out %/sandbox.o %/lib.o,$^) $(LIBS)
+	$(Q)$(CC) $(CFLAGS) -o $@ $(filter-out %/sandbox.o %/lib.o %/base_image.o,$^) $(LIBS)
 
 $(BUILD)/base.ext4: $(BUILD)/mkbase
 	$(Q)$< $@

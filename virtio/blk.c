@@ -3,7 +3,7 @@
  *
  * Theory of operation
  * -------------------
- * Purpose: a disk whose bytes are in a file, or, read-only, in memory. Raw always: content is never interpreted.
+ * Purpose: a disk whose bytes are in a file, or in a part of one. Raw always: content is never interpreted.
  *
  * Trust boundary: a request is a chain of the guest: 16 bytes of header to read, data, one byte of status to write. The
  * header is copied once. Data goes between the host's file and guest memory without a copy of ours; that the guest
@@ -94,14 +94,6 @@ static int transfer(int fd, struct iovec *iov, unsigned count, uint64_t offset, 
 	return 0;
 }
 
-static void copy_from_memory(const struct blk *b, const struct iovec *iov, unsigned count, uint64_t offset)
-{
-	for (unsigned i = 0; i < count; i++) {
-		memcpy(iov[i].iov_base, (const uint8_t *)b->backing.bytes + offset, iov[i].iov_len);
-		offset += iov[i].iov_len;
-	}
-}
-
 static uint8_t do_read(struct blk *b, uint64_t sector, uint32_t *written)
 {
 	struct iovec data[VQ_IOV_MAX];
@@ -109,10 +101,8 @@ static uint8_t do_read(struct blk *b, uint64_t sector, uint32_t *written)
 	if (!valid_extent(b, sector, bytes))
 		return VIRTIO_BLK_S_IOERR;
 	unsigned count = vq_slice(b->chain.iov + b->chain.out_count, b->chain.in_count, 0, bytes, data);
-	uint64_t offset = sector << SECTOR_SHIFT;
-	if (b->backing.fd < 0)
-		copy_from_memory(b, data, count, offset);
-	else if (transfer(b->backing.fd, data, count, b->backing.offset_bytes + offset, false))
+	uint64_t offset = b->backing.offset_bytes + (sector << SECTOR_SHIFT);
+	if (transfer(b->backing.fd, data, count, offset, false))
 		return VIRTIO_BLK_S_IOERR;
 	*written = (uint32_t)bytes;
 	return VIRTIO_BLK_S_OK;
@@ -131,7 +121,7 @@ static uint8_t do_write(struct blk *b, uint64_t sector)
 
 static uint8_t do_flush(struct blk *b)
 {
-	return b->backing.fd >= 0 && !b->backing.readonly && fdatasync(b->backing.fd) ? VIRTIO_BLK_S_IOERR
+	return !b->backing.readonly && fdatasync(b->backing.fd) ? VIRTIO_BLK_S_IOERR
 										      : VIRTIO_BLK_S_OK;
 }
 
@@ -311,9 +301,8 @@ int blk_create(const struct mem *mem, const struct blk_backing *backing, struct 
 	struct blk *b = calloc(1, sizeof *b);
 	int fd = backing->fd;
 	uint64_t end;
-	if (!b || (fd < 0 && (!backing->bytes || !backing->readonly)) ||
-	    __builtin_add_overflow(backing->offset_bytes, backing->len_bytes, &end) || end > INT64_MAX) {
-		int rc = b ? err_set(e, -EINVAL, "a disk needs a file, or memory and to be read-only")
+	if (!b || fd < 0 || __builtin_add_overflow(backing->offset_bytes, backing->len_bytes, &end) || end > INT64_MAX) {
+		int rc = b ? err_set(e, -EINVAL, "a disk needs a file that reaches so far")
 			   : err_sys(e, -ENOMEM, "disk");
 		free(b);
 		io_close(&fd);

@@ -12,10 +12,9 @@ struct virtio_device;
 
 /* Where a disk's bytes are. Raw always: content is never interpreted. */
 struct blk_backing {
-	int fd;                /* the device owns it; -1: the bytes are at `bytes` (then read-only) */
+	int fd;                /* the device owns it */
 	uint64_t offset_bytes; /* of the disk inside the file */
 	uint64_t len_bytes;    /* of the disk; a trailing part of a sector is not reachable */
-	const void *bytes;     /* outlives the device */
 	bool readonly;
 	char serial[20 + 1];   /* what GET_ID tells; NUL-terminated */
 };

@@ -84,12 +84,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			bytes[i] = (uint8_t)(i * 31 + 1);
 	}
 	assert(pwrite(file_fd, bytes, sizeof bytes, 0) == sizeof bytes);
-	bool readonly = data[0] & 1, memory = data[0] & 2;
-	struct blk_backing backing = {.fd = memory ? -1 : dup(file_fd),
-				      .offset_bytes = memory ? 0 : OFFSET,
+	struct blk_backing backing = {.fd = dup(file_fd),
+				      .offset_bytes = data[0] & 2 ? 0 : OFFSET,
 				      .len_bytes = DISK_BYTES,
-				      .bytes = memory ? bytes : NULL,
-				      .readonly = readonly || memory,
+				      .readonly = data[0] & 1,
 				      .serial = "fuzz"};
 	driver_create(&g);
 	assert(blk_create(&g.mem, &backing, &d, &e) == 0);

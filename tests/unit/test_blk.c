@@ -22,7 +22,6 @@ enum {
 
 static struct driver g;
 static int file_fd;
-static uint8_t in_memory[SECTORS * SECTOR];
 static uint32_t used_len;
 
 static uint8_t pattern(size_t at)
@@ -70,13 +69,6 @@ static void readonly(void)
 	attach_file(true);
 }
 
-static void memory(void)
-{
-	for (size_t i = 0; i < sizeof in_memory; i++)
-		in_memory[i] = pattern(i);
-	attach(&(struct blk_backing){.fd = -1, .len_bytes = sizeof in_memory, .bytes = in_memory, .readonly = true});
-}
-
 static void end(void)
 {
 	driver_destroy(&g);
@@ -84,7 +76,6 @@ static void end(void)
 
 TestSuite(blk, .init = writable, .fini = end);
 TestSuite(blk_readonly, .init = readonly, .fini = end);
-TestSuite(blk_memory, .init = memory, .fini = end);
 
 static uint8_t file_byte(size_t at)
 {
@@ -349,24 +340,6 @@ Test(blk, case_15_content_is_never_interpreted)
 	cr_expect_eq(*(uint8_t *)driver_at(&g, b, 1), pattern(DISK_OFFSET + SECTOR));
 }
 
-Test(blk_memory, reads_what_is_there)
-{
-	uint64_t a = driver_alloc(&g, 2 * SECTOR);
-	cr_expect_eq(read_sectors(SECTORS - 2, a, 2 * SECTOR), VIRTIO_BLK_S_OK);
-	cr_expect_eq(memcmp(driver_at(&g, a, 2 * SECTOR), in_memory + (SECTORS - 2) * SECTOR, 2 * SECTOR), 0);
-}
-
-Test(blk_memory, case_15_nothing_is_written_or_read_beyond)
-{
-	struct virtio_blk_discard_write_zeroes range = {.sector = 0, .num_sectors = 1};
-	uint64_t a = driver_alloc(&g, 2 * SECTOR);
-	cr_expect_eq(write_sectors(0, a, SECTOR), VIRTIO_BLK_S_IOERR);
-	cr_expect_eq(read_sectors(SECTORS - 1, a, 2 * SECTOR), VIRTIO_BLK_S_IOERR);
-	cr_expect_eq(read_sectors(UINT64_MAX - 1, a, 2 * SECTOR), VIRTIO_BLK_S_IOERR);
-	cr_expect_neq(clear(VIRTIO_BLK_T_WRITE_ZEROES, &range, 1), VIRTIO_BLK_S_OK);
-	cr_expect_eq(in_memory[0], pattern(0));
-}
-
 /* ---- Broken requests ---- */
 
 static void expect_needs_reset(void)
@@ -512,8 +485,6 @@ Test(blk_create, refuses_backings_that_make_no_sense_and_closes_the_file)
 	struct err e;
 	driver_create(&m);
 	cr_expect_eq(blk_create(&m.mem, &(struct blk_backing){.fd = -1, .len_bytes = 512, .readonly = true}, &d, &e),
-		     -EINVAL);
-	cr_expect_eq(blk_create(&m.mem, &(struct blk_backing){.fd = -1, .bytes = in_memory, .len_bytes = 512}, &d, &e),
 		     -EINVAL);
 	int fd = make_file();
 	struct blk_backing wraps = {.fd = fd, .offset_bytes = UINT64_MAX - 100, .len_bytes = 512};

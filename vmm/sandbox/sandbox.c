@@ -282,8 +282,9 @@ static int open_image(struct sandbox *s, struct err *e)
 			return err_sys(e, -errno, "image %s", s->spec->image);
 		root->len_bytes = (uint64_t)end;
 	} else {
-		root->bytes = asset_base_image;
-		root->len_bytes = (uint64_t)(asset_base_image_end - asset_base_image);
+		rc = assets_open_base_image(&root->fd, &root->offset_bytes, &root->len_bytes, e);
+		if (rc)
+			return rc;
 	}
 	scratch->len_bytes = (uint64_t)s->spec->disk_mb << 20;
 	return store_scratch(s->store, scratch->len_bytes, &scratch->fd, e);
