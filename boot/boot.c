@@ -38,7 +38,8 @@ enum {
 
 /*
  * Puts one segment into memory. Whole pages of the file are mapped, not copied, where guest memory and file agree about
- * their alignment: that takes no time, and sandboxes share what they do not change.
+ * their alignment: that takes no time, and sandboxes share what they do not change. A segment that the kernel writes to is
+ * copied, into one large page where the host has those: mapped, each of its pages would cost an exit or two.
  */
 static int load_segment(struct mem *m, const struct boot_config *c, const struct elf_segment *s)
 {
@@ -46,7 +47,7 @@ static int load_segment(struct mem *m, const struct boot_config *c, const struct
 	if (!to)
 		return -EFAULT;
 	uint64_t mapped = 0;
-	if (s->gpa % PAGE_BYTES == 0 && s->file_offset % PAGE_BYTES == 0)
+	if (!s->writable && s->gpa % PAGE_BYTES == 0 && s->file_offset % PAGE_BYTES == 0)
 		mapped = s->file_bytes & ~(uint64_t)(PAGE_BYTES - 1);
 	if (mapped && mmap(to, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, c->kernel_fd,
 			   (off_t)s->file_offset) == MAP_FAILED)
@@ -163,7 +164,7 @@ int boot_load(struct mem *m, const struct boot_config *c, uint64_t *entry_gpa, s
 		return err_set(e, -E2BIG, "the kernel command line is %zu bytes, the limit is %u", cmdline_bytes,
 			       CMDLINE_MAX_BYTES);
 	if (mem_write(m, GPA(CMDLINE_GPA), c->cmdline, cmdline_bytes) || write_seed(m, c->seed) ||
-	    write_params(m, c, initrd_gpa) || mptable_write(m, c->cpus) || cpu_write_tables(m))
+	    write_params(m, c, initrd_gpa) || mptable_write(m, c->cpus, c->devices) || cpu_write_tables(m))
 		return err_set(e, -ENOMEM, "the sandbox's memory is too small to boot; give --memory more");
 	*entry_gpa = elf.entry_gpa;
 	return 0;

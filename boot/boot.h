@@ -15,6 +15,7 @@ struct boot_config {
 	size_t initrd_bytes; /* 0: none */
 	const char *cmdline;
 	unsigned cpus;
+	unsigned devices; /* virtio-mmio devices, boot/layout.h */
 	uint8_t seed[32]; /* for the guest's random number generator */
 };
 

@@ -22,7 +22,7 @@ static int read_segment(const Elf64_Phdr *p, uint64_t file_bytes, uint64_t mem_s
 {
 	if (p->p_type != PT_LOAD || p->p_memsz == 0)
 		return 0;
-	*s = (struct elf_segment){p->p_offset, p->p_filesz, p->p_paddr, p->p_memsz};
+	*s = (struct elf_segment){p->p_offset, p->p_filesz, p->p_paddr, p->p_memsz, p->p_flags & PF_W};
 	uint64_t end;
 	if (__builtin_add_overflow(s->file_offset, s->file_bytes, &end) || end > file_bytes)
 		return err_set(e, -ENOEXEC, "it is truncated: a segment ends at byte %llu of %llu",

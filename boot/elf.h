@@ -2,6 +2,7 @@
 #ifndef CAPLOCK_BOOT_ELF_H
 #define CAPLOCK_BOOT_ELF_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,7 @@ struct elf_segment {
 	uint64_t file_bytes;
 	uint64_t gpa;
 	uint64_t mem_bytes; /* >= file_bytes; the rest is zero */
+	bool writable;
 };
 
 struct elf {

@@ -68,7 +68,6 @@ struct mp_interrupt {
 enum {
 	LAPIC_VERSION = 0x14,
 	IOAPIC_VERSION = 0x11,
-	ISA_IRQS = 16,
 	TABLE_MAX_BYTES = MP_FLOATING_GPA - MP_TABLE_GPA,
 };
 
@@ -92,18 +91,25 @@ static void put(struct writer *w, const void *entry, size_t len_bytes)
 	w->entries++;
 }
 
+static void put_irq(struct writer *w, uint8_t ioapic_id, unsigned irq)
+{
+	put(w, &(struct mp_interrupt){.type = 3, .bus_irq = (uint8_t)irq, .apic = ioapic_id, .pin = (uint8_t)irq},
+	    sizeof(struct mp_interrupt));
+}
+
 /*
- * Writes the floating pointer and the configuration table: `cpus` local APICs with ids 0.., one I/O APIC with the ISA
- * interrupts on the pins of the same number, and the local interrupt pins. Returns 0, -EFAULT where guest memory ends
- * before the table, or -E2BIG where there are too many CPUs for it.
+ * Writes the floating pointer and the configuration table: `cpus` local APICs with ids 0.., one I/O APIC with the interrupts
+ * of the timer and of the first `devices` devices on the pins of the same number (Linux programs every pin that is listed,
+ * and each of its accesses is an exit), and the local interrupt pins. Returns 0, -EFAULT where guest memory ends before the
+ * table, or -E2BIG where there are too many CPUs for it.
  */
-int mptable_write(const struct mem *m, unsigned cpus)
+int mptable_write(const struct mem *m, unsigned cpus, unsigned devices)
 {
 	uint8_t *table = mem_at(m, GPA(MP_TABLE_GPA), TABLE_MAX_BYTES);
 	if (!table)
 		return -EFAULT;
 	const uint8_t ioapic_id = (uint8_t)cpus;
-	if (cpus > 254 || sizeof(struct mp_header) + cpus * sizeof(struct mp_cpu) + (ISA_IRQS + 4) * 8 > TABLE_MAX_BYTES)
+	if (cpus > 254 || sizeof(struct mp_header) + cpus * sizeof(struct mp_cpu) + (devices + 5) * 8 > TABLE_MAX_BYTES)
 		return -E2BIG;
 
 	struct writer w = {.at = table + sizeof(struct mp_header)};
@@ -115,9 +121,9 @@ int mptable_write(const struct mem *m, unsigned cpus)
 	put(&w, &(struct mp_bus){.type = 1, .id = 0, .name = "ISA   "}, sizeof(struct mp_bus));
 	put(&w, &(struct mp_ioapic){.type = 2, .id = ioapic_id, .version = IOAPIC_VERSION, .flags = 1, .gpa = IOAPIC_GPA},
 	    sizeof(struct mp_ioapic));
-	for (unsigned irq = 0; irq < ISA_IRQS; irq++)
-		put(&w, &(struct mp_interrupt){.type = 3, .bus_irq = (uint8_t)irq, .apic = ioapic_id, .pin = (uint8_t)irq},
-		    sizeof(struct mp_interrupt));
+	put_irq(&w, ioapic_id, 0);
+	for (unsigned i = 0; i < devices; i++)
+		put_irq(&w, ioapic_id, MMIO_DEVICE_IRQ + i);
 	put(&w, &(struct mp_interrupt){.type = 4, .kind = 3, .apic = 0, .pin = 0}, sizeof(struct mp_interrupt));
 	put(&w, &(struct mp_interrupt){.type = 4, .kind = 1, .apic = 255, .pin = 1}, sizeof(struct mp_interrupt));
 

@@ -4,6 +4,6 @@
 
 struct mem;
 
-int mptable_write(const struct mem *m, unsigned cpus);
+int mptable_write(const struct mem *m, unsigned cpus, unsigned devices);
 
 #endif

@@ -161,11 +161,11 @@ static uint8_t sum(const uint8_t *p, size_t n)
 	return s;
 }
 
-Test(mptable, describes_every_cpu)
+Test(mptable, describes_every_cpu_and_the_interrupts_in_use)
 {
 	cr_assert_eq(mem_create(&mem, 64 << 20, &e), 0);
 	for (unsigned cpus = 1; cpus <= 64; cpus *= 4) {
-		cr_assert_eq(mptable_write(&mem, cpus), 0);
+		cr_assert_eq(mptable_write(&mem, cpus, 3), 0);
 		const uint8_t *f = mem_at(&mem, GPA(MP_FLOATING_GPA), 16);
 		cr_expect_eq(memcmp(f, "_MP_", 4), 0);
 		cr_expect_eq(sum(f, 16), 0);
@@ -175,6 +175,7 @@ Test(mptable, describes_every_cpu)
 		memcpy(&entries, t + 34, 2);
 		cr_expect_eq(sum(t, bytes), 0);
 		unsigned seen = 0, boot_cpus = 0;
+		uint32_t pins = 0;
 		const uint8_t *p = t + 44;
 		for (unsigned i = 0; i < entries; i++) {
 			if (p[0] == 0) {
@@ -182,13 +183,18 @@ Test(mptable, describes_every_cpu)
 				boot_cpus += p[3] >> 1 & 1;
 				seen++;
 			}
+			if (p[0] == 3) {
+				cr_expect_eq(p[5], p[7], "the pin has the number of the interrupt");
+				pins |= 1u << p[7];
+			}
 			p += p[0] == 0 ? 20 : 8;
 		}
 		cr_expect_eq(p, t + bytes);
 		cr_expect_eq(seen, cpus);
 		cr_expect_eq(boot_cpus, 1);
+		cr_expect_eq(pins, 1u | 7u << MMIO_DEVICE_IRQ);
 	}
-	cr_expect_eq(mptable_write(&mem, 255), -E2BIG);
+	cr_expect_eq(mptable_write(&mem, 255, 3), -E2BIG);
 }
 
 Test(cpu, page_tables_map_the_first_gigabyte)

@@ -233,6 +233,7 @@ static int load(struct machine *m, struct err *e)
 		.initrd_bytes = m->config->initrd_bytes,
 		.cmdline = (const char *)cmdline.data,
 		.cpus = m->config->cpus,
+		.devices = m->slots,
 	};
 	if (getrandom(boot.seed, sizeof boot.seed, 0) != sizeof boot.seed)
 		rc = err_sys(e, -errno, "no random numbers");
