@@ -109,7 +109,7 @@ int mptable_write(const struct mem *m, unsigned cpus, unsigned devices)
 	if (!table)
 		return -EFAULT;
 	const uint8_t ioapic_id = (uint8_t)cpus;
-	if (cpus > 254 || sizeof(struct mp_header) + cpus * sizeof(struct mp_cpu) + (devices + 5) * 8 > TABLE_MAX_BYTES)
+	if (cpus > 254 || sizeof(struct mp_header) + cpus * sizeof(struct mp_cpu) + (devices + 4) * 8 > TABLE_MAX_BYTES)
 		return -E2BIG;
 
 	struct writer w = {.at = table + sizeof(struct mp_header)};
@@ -124,7 +124,6 @@ int mptable_write(const struct mem *m, unsigned cpus, unsigned devices)
 	put_irq(&w, ioapic_id, 0);
 	for (unsigned i = 0; i < devices; i++)
 		put_irq(&w, ioapic_id, MMIO_DEVICE_IRQ + i);
-	put(&w, &(struct mp_interrupt){.type = 4, .kind = 3, .apic = 0, .pin = 0}, sizeof(struct mp_interrupt));
 	put(&w, &(struct mp_interrupt){.type = 4, .kind = 1, .apic = 255, .pin = 1}, sizeof(struct mp_interrupt));
 
 	struct mp_header h = {

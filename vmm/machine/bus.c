@@ -57,6 +57,11 @@ static struct virtio_device *device_at(struct machine *m, uint64_t gpa, uint64_t
 	return m->slot[index].device;
 }
 
+static bool is_ioapic(uint64_t gpa)
+{
+	return gpa >= IOAPIC_GPA && gpa - IOAPIC_GPA < IOAPIC_BYTES;
+}
+
 /* Reads `len_bytes` (at most 8) of MMIO; zeroes where there is no register of that width. */
 void bus_mmio_read(struct machine *m, uint64_t gpa, void *to, unsigned len_bytes)
 {
@@ -64,6 +69,8 @@ void bus_mmio_read(struct machine *m, uint64_t gpa, void *to, unsigned len_bytes
 	struct virtio_device *d = device_at(m, gpa, &offset);
 	if (d && len_bytes <= 4)
 		value = mmio_read(d, offset, len_bytes);
+	else if (is_ioapic(gpa) && len_bytes == 4)
+		value = ioapic_read(&m->ioapic, gpa - IOAPIC_GPA);
 	memcpy(to, &value, len_bytes);
 }
 
@@ -73,8 +80,11 @@ void bus_mmio_write(struct machine *m, uint64_t gpa, const void *from, unsigned 
 	uint64_t offset;
 	uint32_t value = 0;
 	struct virtio_device *d = device_at(m, gpa, &offset);
-	if (!d || len_bytes > sizeof value)
+	if (len_bytes > sizeof value)
 		return;
 	memcpy(&value, from, len_bytes);
-	mmio_write(d, offset, len_bytes, value);
+	if (d)
+		mmio_write(d, offset, len_bytes, value);
+	else if (is_ioapic(gpa) && len_bytes == 4 && ioapic_write(&m->ioapic, gpa - IOAPIC_GPA, value))
+		machine_end(m, MACHINE_KVM_FAILED, "KVM refuses the guest's interrupt routes");
 }

@@ -128,9 +128,11 @@ static int create_vm(struct machine *m, struct err *e)
 			return err_sys(e, -errno, "KVM cannot give the machine its memory");
 	}
 	uint64_t identity_map_gpa = IDENTITY_MAP_GPA;
+	struct kvm_enable_cap split_irqchip = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {IOAPIC_PINS}};
 	if (ioctl(m->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map_gpa) || ioctl(m->vm_fd, KVM_SET_TSS_ADDR, (long)TSS_GPA) ||
-	    ioctl(m->vm_fd, KVM_CREATE_IRQCHIP, 0))
+	    ioctl(m->vm_fd, KVM_ENABLE_CAP, &split_irqchip))
 		return err_sys(e, -errno, "KVM cannot create the interrupt controllers");
+	ioapic_init(&m->ioapic, m->vm_fd);
 	return 0;
 }
 

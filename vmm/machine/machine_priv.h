@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "boot/layout.h"
+#include "vmm/machine/ioapic.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/mem.h"
 #include "vmm/machine/serial.h"
@@ -32,6 +33,7 @@ struct machine {
 	struct mem mem;
 	uint64_t entry_gpa;
 	struct vcpu vcpu[MACHINE_CPUS_MAX];
+	struct ioapic ioapic;
 	struct slot slot[MMIO_DEVICES_MAX];
 	unsigned slots;
 	struct virtio_device *vsock;

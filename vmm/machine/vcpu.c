@@ -134,6 +134,7 @@ static bool handle_exit(struct vcpu *v)
 		handle_mmio(v);
 		return true;
 	case KVM_EXIT_INTR:
+	case KVM_EXIT_IOAPIC_EOI: /* of a pin that the guest made level-triggered; ours are not */
 		return true;
 	case KVM_EXIT_SHUTDOWN:
 		machine_end(v->machine, MACHINE_TRIPLE_FAULT, NULL);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vmm/util/buf.h"
@@ -56,12 +57,15 @@ int io_read_file(int dirfd, const char *path, size_t max_bytes, struct buf *out)
 	if (fd < 0)
 		return -errno;
 	int rc = 0;
-	size_t start = out->len;
+	size_t start = out->len, chunk = 16384;
+	struct stat st;
+	if (fstat(fd, &st) == 0 && st.st_size > 0 && (uint64_t)st.st_size <= max_bytes)
+		chunk = (size_t)st.st_size; /* all of it at once, as a rule */
 	for (;;) {
-		rc = buf_reserve(out, 16384 + 1);
+		rc = buf_reserve(out, chunk + 1);
 		if (rc)
 			break;
-		ssize_t n = read(fd, out->data + out->len, 16384);
+		ssize_t n = read(fd, out->data + out->len, chunk);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0) {
