@@ -15,13 +15,14 @@ BUILD := build
 CC := gcc
 MUSL_CC := musl-gcc
 
-# GNU make's -j, when not given: both cores of a small machine.
 MAKEFLAGS += --no-builtin-rules
 
 # One line per file; V=1 shows the commands.
 Q := $(if $(V),,@)
 say = $(if $(V),,@echo '  $(1) $@')
-ifeq ($(filter -j%,$(MAKEFLAGS)),)
+
+# GNU make's -j, when not given: all cores.
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell nproc)
 endif
 
