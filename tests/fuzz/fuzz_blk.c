@@ -85,7 +85,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	assert(pwrite(file_fd, bytes, sizeof bytes, 0) == sizeof bytes);
 	struct blk_backing backing = {.fd = dup(file_fd),
-				      .offset_bytes = data[0] & 2 ? 0 : OFFSET,
+				      .offset_bytes = OFFSET,
 				      .len_bytes = DISK_BYTES,
 				      .readonly = data[0] & 1,
 				      .serial = "fuzz"};
