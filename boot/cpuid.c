@@ -33,18 +33,32 @@ static void filter_features(struct kvm_cpuid_entry2 *l, unsigned cpus, bool tsc_
 	l->ebx = (l->ebx & 0x0000ffff) | (cpus & 0xff) << 16;
 }
 
-/* Leaves 0xb and 0x1f: the levels of the topology. */
-static void filter_topology(struct kvm_cpuid_entry2 *l, unsigned cpus)
+/*
+ * Leaf 0xb, the levels of the topology, in place of what KVM gives: that has the host's levels, or, since Linux 6.2, one
+ * entry that says there are none. 0x1f, which says the same in more words, is left out.
+ */
+static void replace_topology(struct cpuid *c, unsigned cpus)
 {
-	l->eax = l->ebx = 0;
-	l->ecx = l->index & 0xff;
-	if (l->index == 0) { /* threads of a core: one */
-		l->ebx = 1;
-		l->ecx |= 1 << 8;
-	} else if (l->index == 1) { /* cores of the package */
-		l->eax = id_bits(cpus);
-		l->ebx = cpus;
-		l->ecx |= 2 << 8;
+	const struct kvm_cpuid_entry2 levels[] = {
+		{.index = 0, .eax = 0, .ebx = 1, .ecx = 1 << 8},                 /* threads of a core: one */
+		{.index = 1, .eax = id_bits(cpus), .ebx = cpus, .ecx = 2 << 8 | 1}, /* cores of the package */
+		{.index = 2, .ecx = 2},                                          /* no more */
+	};
+	uint32_t max_leaf = 0;
+	unsigned kept = 0;
+	for (unsigned i = 0; i < c->head.nent; i++) {
+		const struct kvm_cpuid_entry2 *l = &c->entry[i];
+		if (l->function == 0)
+			max_leaf = l->eax;
+		if (l->function != 0xb && l->function != 0x1f)
+			c->entry[kept++] = *l;
+	}
+	c->head.nent = kept;
+	for (unsigned i = 0; i < 3 && max_leaf >= 0xb && c->head.nent < CPUID_ENTRIES_MAX; i++) {
+		struct kvm_cpuid_entry2 *l = &c->entry[c->head.nent++];
+		*l = levels[i];
+		l->function = 0xb;
+		l->flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 	}
 }
 
@@ -75,6 +89,7 @@ static bool is_amd(const struct cpuid *c)
 void cpuid_filter(struct cpuid *c, unsigned cpus, bool tsc_deadline)
 {
 	bool amd = is_amd(c);
+	replace_topology(c, cpus);
 	for (unsigned i = 0; i < c->head.nent; i++) {
 		struct kvm_cpuid_entry2 *l = &c->entry[i];
 		switch (l->function) {
@@ -94,10 +109,6 @@ void cpuid_filter(struct cpuid *c, unsigned cpus, bool tsc_deadline)
 				l->ecx &= ~(BIT(5) | BIT(30));                     /* WAITPKG, SGX launch configuration */
 				l->edx &= ~BIT(19);                                /* architectural LBR */
 			}
-			break;
-		case 0xb:
-		case 0x1f:
-			filter_topology(l, cpus);
 			break;
 		case 0x5:        /* MONITOR */
 		case 0xa:        /* performance counters */
@@ -138,7 +149,6 @@ void cpuid_set_cpu(struct cpuid *c, unsigned index)
 			l->ebx = (l->ebx & 0x00ffffff) | index << 24;
 			break;
 		case 0xb:
-		case 0x1f:
 			l->edx = index;
 			break;
 		case 0x8000001e: /* APIC id, core id with one thread, node 0 of 1 */

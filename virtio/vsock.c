@@ -189,8 +189,10 @@ static void watch(struct connection *c)
 		loop_remove(c->vsock->loop, &c->source);
 	else if (events && c->watched)
 		loop_change(c->vsock->loop, &c->source, events);
-	else if (events && loop_add(c->vsock->loop, &c->source, events))
+	else if (events && loop_add(c->vsock->loop, &c->source, events)) {
 		owe(c, OWE_RST); /* we cannot serve it */
+		events = 0;
+	}
 	c->watched = events != 0;
 }
 

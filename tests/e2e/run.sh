@@ -148,8 +148,9 @@ test_clock_is_the_hosts() {
 
 test_several_cpus() {
 	[ "$(nproc)" -ge 2 ] || return 0
-	sandbox --cpus 2 -- sh -c 'nproc; grep -c ^processor /proc/cpuinfo'
-	expect 0 $'2\n2'
+	sandbox --cpus 2 -- sh -c '
+		nproc; grep -c ^processor /proc/cpuinfo; cat /sys/devices/system/cpu/cpu*/topology/physical_package_id | uniq -c'
+	expect 0 $'2\n2\n      2 0'
 }
 
 test_fraction_of_a_cpu() {
@@ -271,6 +272,53 @@ test_sandboxes_run_side_by_side() {
 	cat err.? >err
 	status=0
 	expect 0 $'1\n2\n3\n4'
+}
+
+# What had arrived when the guest crashed reaches the reader, however late it reads: 64 kB are in the pipe, the rest with us.
+test_output_before_a_crash_arrives() {
+	{
+		"$caplock" run --memory 128 --timeout 100 -- sh -c '
+			head -c 200000 /dev/zero; sleep 1
+			echo 2 >/proc/sys/vm/panic_on_oom; tail /dev/zero' 2>err || echo $? >status
+	} | {
+		until pgrep -r R,S,D caplock-vmm >/dev/null; do sleep 0.1; done
+		while pgrep -r R,S,D caplock-vmm >/dev/null; do sleep 0.1; done
+		wc -c >out
+	}
+	status=$(cat status)
+	expect 125 200000
+}
+
+# The session is lost while the guest lives and talks: that must not put off the end.
+test_case_18_a_chatting_guest_does_not_put_off_the_end() {
+	status=0
+	timeout -s KILL 60 "$caplock" run --memory 128 --timeout 100 --console -- sh -c '
+		echo on >/proc/sys/kernel/printk_devkmsg
+		(while :; do echo tick >/dev/kmsg; sleep 0.2; done) &
+		cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport
+		basename virtio* >unbind; sleep 90' >out 2>err || status=$?
+	expect 125
+	expect_in err "the guest ended before the command did"
+}
+
+# Nobody reads the console: the timeout ends the sandbox all the same.
+test_case_18_a_stalled_console_does_not_stall_the_timeout() {
+	local reader sandbox
+	mkfifo console
+	sleep 100 <console &
+	reader=$!
+	"$caplock" run --memory 128 --timeout 6 --console -- sh -c '
+		echo on >/proc/sys/kernel/printk_devkmsg
+		while :; do dmesg | head -c 900 >/dev/kmsg; done' >out 2>console &
+	sandbox=$!
+	until pgrep -r R,S,D -P $sandbox caplock-vmm >/dev/null; do sleep 0.1; done
+	for _ in $(seq 40); do
+		sleep 0.5
+		pgrep -r R,S,D -P $sandbox caplock-vmm >/dev/null || break
+	done
+	! pgrep -r R,S,D -P $sandbox caplock-vmm >/dev/null || fail "the sandbox still runs"
+	kill $reader
+	wait $sandbox || true
 }
 
 test_panic_of_a_real_kernel() {

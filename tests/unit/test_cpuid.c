@@ -104,6 +104,27 @@ Test(cpuid, describes_one_package_of_single_thread_cores)
 	cr_expect_not(leaf(1, 0)->edx & 1u << 28, "one CPU has no siblings");
 }
 
+/* KVM since Linux 6.2 gives one entry, which says that there are no levels. */
+Test(cpuid, describes_the_topology_also_where_kvm_does_not)
+{
+	memset(&c, 0, sizeof c);
+	add(0, 0, 0x1f, 0x756e6547, 0x6c65746e, 0x49656e69);
+	add(0xb, 0, 0, 0, 0, 77);
+	add(0x1f, 0, 0, 0, 0, 77);
+	cpuid_filter(&c, 4, true);
+	cr_expect_eq(c.head.nent, 4, "0, and 0xb three times");
+	cr_expect_eq(leaf(0xb, 0)->ebx, 1);
+	cr_expect_eq(leaf(0xb, 1)->eax, 2);
+	cr_expect_eq(leaf(0xb, 1)->ebx, 4);
+	cr_expect_eq(leaf(0xb, 1)->flags, KVM_CPUID_FLAG_SIGNIFCANT_INDEX);
+	cpuid_set_cpu(&c, 3);
+	cr_expect_eq(leaf(0xb, 1)->edx, 3);
+	memset(&c, 0, sizeof c);
+	add(0, 0, 0xa, 0x756e6547, 0x6c65746e, 0x49656e69);
+	cpuid_filter(&c, 4, true);
+	cr_expect_eq(c.head.nent, 1, "a CPU without that leaf");
+}
+
 Test(cpuid, gives_every_cpu_its_id)
 {
 	make_host(true);

@@ -45,6 +45,7 @@ int main(int argc, char **argv)
 {
 	timeline_stamp_main(&cli_start_ns, &cli_main_ns);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGCHLD, SIG_DFL); /* whoever ignored it had the machine's end, which we explain, thrown away */
 	const char *name = argc > 1 ? argv[1] : "help";
 	if (strcmp(name, "--version") == 0)
 		name = "version";

@@ -110,8 +110,11 @@ static int run_probe(int vcpu, struct kvm_run *run)
 	cpu_boot_sregs(&sregs);
 	sregs.idt = (struct kvm_dtable){.base = PROBE_IDT_GPA, .limit = 4 * 16 - 1};
 	cpu_boot_regs(0, &regs);
-	if (ioctl(vcpu, KVM_SET_SREGS, &sregs) || ioctl(vcpu, KVM_SET_REGS, &regs) || ioctl(vcpu, KVM_RUN, 0))
+	if (ioctl(vcpu, KVM_SET_SREGS, &sregs) || ioctl(vcpu, KVM_SET_REGS, &regs))
 		return -errno;
+	while (ioctl(vcpu, KVM_RUN, 0))
+		if (errno != EINTR && errno != EAGAIN)
+			return -errno;
 	return (int)run->exit_reason;
 }
 
@@ -149,11 +152,18 @@ int kvm_probe(int kvm_fd, enum kvm_kind *kind, struct err *e)
 			*kind = KVM_USABLE;
 		} else if (exit_reason < 0) {
 			rc = err_sys(e, exit_reason, "KVM cannot run a guest");
-		} else {
+		} else if (kvm_suspect()) {
 			*kind = KVM_EMULATED;
 			rc = err_set(e, -ENODEV,
 				     "this host's KVM emulates kernel mode and cannot run Linux (no VMX or SVM); use a machine "
 				     "with hardware virtualization, or the emulated one, tests/lab/lab");
+		} else {
+			unsigned long long reason = exit_reason == KVM_EXIT_FAIL_ENTRY
+							    ? run->fail_entry.hardware_entry_failure_reason
+							    : 0;
+			rc = err_set(e, -ENODEV,
+				     "this host's KVM cannot run a guest of two instructions (exit %d, reason %#llx); look at its "
+				     "kernel log, and at the hypervisor around it if there is one", exit_reason, reason);
 		}
 	}
 	if (run != MAP_FAILED)

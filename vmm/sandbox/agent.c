@@ -190,13 +190,20 @@ static void end(struct agent_session *s, enum agent_event event, int value, cons
 	s->event(s->context, event, value, text);
 }
 
+static const char guest_ended[] = "the guest ended before the command did";
+
+static bool is_end(int rc)
+{
+	return rc == -ENODATA || rc == -ECONNRESET || rc == -EPIPE;
+}
+
 static void lose(struct agent_session *s, int rc)
 {
 	struct err e;
 	if (rc == -EPROTO)
 		err_set(&e, rc, "the agent in the guest broke the protocol");
-	else if (rc == -ENODATA || rc == -ECONNRESET || rc == -EPIPE)
-		err_set(&e, rc, "the guest ended before the command did");
+	else if (is_end(rc))
+		err_set(&e, rc, "%s", guest_ended);
 	else
 		err_sys(&e, rc, "the session with the guest failed");
 	end(s, AGENT_LOST, 0, e.text);
@@ -302,6 +309,16 @@ static int take_answer(struct agent_session *s, const struct frame *f)
 	return 1;
 }
 
+/* Nothing more comes: what is here goes to the caller, then the session ends with `event`. */
+static void drain(struct agent_session *s, enum agent_event event, int value)
+{
+	s->state = EXITED;
+	s->exit_event = event;
+	s->exit_value = value;
+	endpoint_close(s, &s->input);
+	stream_close(s);
+}
+
 static int take_exit(struct agent_session *s, const struct frame *f)
 {
 	uint32_t how = frame_u32(f->payload), value = frame_u32(f->payload + 4);
@@ -309,11 +326,7 @@ static int take_exit(struct agent_session *s, const struct frame *f)
 	bool killed = how == PROTO_SIGNALLED && value >= 1 && value <= SIGNAL_MAX;
 	if (!exited && !killed)
 		return -EPROTO;
-	s->state = EXITED;
-	s->exit_event = exited ? AGENT_EXITED : AGENT_KILLED;
-	s->exit_value = (int)value;
-	endpoint_close(s, &s->input);
-	stream_close(s);
+	drain(s, exited ? AGENT_EXITED : AGENT_KILLED, (int)value);
 	return 0;
 }
 
@@ -395,17 +408,26 @@ static int send_out(struct agent_session *s)
 	return 0;
 }
 
+static bool has_output(const struct agent_session *s)
+{
+	return queue_len(&s->output[0].data) || queue_len(&s->output[1].data);
+}
+
 /* After each event: sends and relays what can go now, and watches for the rest. `rc` is the event's result so far. */
 static void settle(struct agent_session *s, int rc)
 {
+	if (is_end(rc) && s->state == RUNNING && has_output(s)) { /* the last words before a crash are worth most */
+		drain(s, AGENT_LOST, 0);
+		rc = 0;
+	}
 	rc = rc ? rc : pump_files(s);
 	rc = rc ? rc : give_back(s);
 	rc = rc ? rc : send_out(s);
 	rc = rc ? rc : watch(s);
 	if (rc < 0)
 		lose(s, rc);
-	else if (rc == 0 && s->state == EXITED && !queue_len(&s->output[0].data) && !queue_len(&s->output[1].data))
-		end(s, s->exit_event, s->exit_value, NULL);
+	else if (rc == 0 && s->state == EXITED && !has_output(s))
+		end(s, s->exit_event, s->exit_value, s->exit_event == AGENT_LOST ? guest_ended : NULL);
 }
 
 static void stream_ready(void *context, uint32_t events)

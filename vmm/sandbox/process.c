@@ -5,6 +5,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmm/machine/machine.h"
@@ -45,17 +47,30 @@ static void keep_only(const struct machine_config *c)
 		close(null_fd);
 }
 
+/* A descriptor of the child that just started, or -errno where it is gone already, or there are too many descriptors. */
+static int open_child(pid_t pid)
+{
+	int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (fd >= 0)
+		return fd;
+	int rc = -errno;
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	return rc;
+}
+
 /*
  * Starts the process that runs the machine; it ends with the machine, or when the supervisor dies. All descriptors of `c`
- * are above 2. Returns 0 with *pid, which the caller reaps, or -errno.
+ * are above 2. Returns 0 with *pidfd (pidfd_open(2)), by which the caller reaps it, or -errno.
  */
-int process_start(const struct machine_config *c, pid_t *pid, struct err *e)
+int process_start(const struct machine_config *c, int *pidfd, struct err *e)
 {
-	pid_t supervisor = getpid();
-	*pid = fork();
-	if (*pid < 0)
-		return err_sys(e, -errno, "cannot start the machine's process");
-	if (*pid > 0)
+	pid_t supervisor = getpid(), pid = fork();
+	if (pid > 0)
+		*pidfd = open_child(pid);
+	if (pid < 0 || (pid > 0 && *pidfd < 0))
+		return err_sys(e, pid < 0 ? -errno : *pidfd, "cannot start the machine's process");
+	if (pid > 0)
 		return 0;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != supervisor)

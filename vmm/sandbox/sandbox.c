@@ -34,6 +34,7 @@
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -58,6 +59,8 @@ enum {
 	STATUS_REFUSED = 1,
 	SIGNALS_UNTIL_KILL = 3, /* so many SIGINT or SIGTERM, and we no longer wait for the command */
 	LOST_GRACE_MS = 2000,   /* from the agent's silence to the machine's outcome */
+	CONSOLE_CHUNK_BYTES = 4096,
+	CONSOLE_WAIT_MS = 1000, /* for a reader of the console, when the sandbox has ended */
 };
 
 struct sandbox {
@@ -71,14 +74,16 @@ struct sandbox {
 	struct machine_status *status;
 	struct agent_session *session;
 	struct loop loop;
-	struct loop_source event, signals, timer;
+	struct loop_source event, signals, timer, grace, console;
+	struct loop_source vmm; /* the process as a descriptor: a number could be somebody else's by now */
 	sigset_t old_mask;
 	bool mask_changed;
 	int session_fd; /* until the session owns it */
 	int control_fd;
-	pid_t vmm;
 	uint64_t console_at;
+	bool console_waits, console_broken; /* for its reader; it has none */
 	bool started, done;
+	char lost[256]; /* what the session found wrong, while we wait for the machine's own word */
 	unsigned end_signals;
 };
 
@@ -129,13 +134,20 @@ static void explain_reset(struct sandbox *s)
 	finish(s, CAPLOCK_FAILED, STATUS_FAILED, message);
 }
 
+static void kill_vmm(struct sandbox *s)
+{
+	if (s->vmm.fd >= 0)
+		syscall(SYS_pidfd_send_signal, s->vmm.fd, SIGKILL, NULL, 0);
+}
+
 /* Says how the vmm process ended, where it could not itself; where it lives, `text`, what the session found wrong. */
 static void explain_death(struct sandbox *s, const char *text)
 {
 	char message[512];
 	siginfo_t info = {0};
 	snprintf(message, sizeof message, "%s", text);
-	if (waitid(P_PID, (id_t)s->vmm, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == s->vmm)
+	if (waitid(P_PIDFD, (id_t)s->vmm.fd, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid &&
+	    (info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED))
 		snprintf(message, sizeof message, "the machine's process was killed by signal %d (%s)", info.si_status,
 			 strsignal(info.si_status));
 	finish(s, CAPLOCK_FAILED, STATUS_FAILED, message);
@@ -170,20 +182,33 @@ static void explain_outcome(struct sandbox *s, const char *text)
 	}
 }
 
-/* Waits until the machine has an outcome or its process is gone, but not for ever. */
-static void await_outcome(struct sandbox *s)
+/* ---- Events ---- */
+
+static bool has_outcome(const struct sandbox *s)
 {
-	struct pollfd p[2] = {{.fd = s->event.fd, .events = POLLIN}, {.fd = s->control_fd, .events = 0 /* POLLHUP */}};
-	uint64_t count;
-	while (atomic_load(&s->status->outcome) == MACHINE_RUNNING && !(p[1].revents & POLLHUP)) {
-		if (poll(p, 2, LOST_GRACE_MS) == 0)
-			break;
-		if (p[0].revents)
-			(void)!read(s->event.fd, &count, sizeof count);
-	}
+	return atomic_load(&s->status->outcome) != MACHINE_RUNNING;
 }
 
-/* ---- Events ---- */
+/*
+ * The session is lost. The machine, or its process' end, says why, as a rule at once; but a guest need not, so there is a
+ * limit. The loop goes on meanwhile: signals and the timeout still count.
+ */
+static void lost(struct sandbox *s, const char *text)
+{
+	static const struct itimerspec limit = {.it_value = {LOST_GRACE_MS / 1000, LOST_GRACE_MS % 1000 * 1000000l}};
+	snprintf(s->lost, sizeof s->lost, "%s", text);
+	if (has_outcome(s) || timerfd_settime(s->grace.fd, 0, &limit, NULL) || loop_add(&s->loop, &s->grace, EPOLLIN) ||
+	    loop_add(&s->loop, &s->vmm, EPOLLIN))
+		explain_outcome(s, text);
+}
+
+/* The time after a loss is over, or the process is gone. */
+static void explain_loss(void *context, uint32_t events)
+{
+	(void)events;
+	struct sandbox *s = context;
+	explain_outcome(s, s->lost);
+}
 
 static void agent_event(void *context, enum agent_event event, int value, const char *text)
 {
@@ -210,19 +235,41 @@ static void agent_event(void *context, enum agent_event event, int value, const 
 		finish(s, CAPLOCK_UNSTARTED, value, text);
 		break;
 	case AGENT_LOST:
-		await_outcome(s);
-		explain_outcome(s, text ? text : "the agent in the guest went silent");
+		lost(s, text ? text : "the agent in the guest went silent");
 		break;
 	}
 }
 
-static void copy_console(struct sandbox *s)
+/*
+ * Copies what the console has to the caller, as far as that takes it within wait_ms. A write of a chunk does not block where
+ * poll() says that there is room. Returns false where the reader is to be waited for.
+ */
+static bool copy_console(struct sandbox *s, int wait_ms)
 {
-	char chunk[4096];
-	size_t n;
-	while (s->spec->console_fd >= 0 && (n = console_read(s->status, &s->console_at, chunk, sizeof chunk)) > 0)
-		if (io_write_all(s->spec->console_fd, chunk, n))
-			return;
+	char chunk[CONSOLE_CHUNK_BYTES];
+	struct pollfd p = {.fd = s->console.fd, .events = POLLOUT};
+	for (unsigned copied = 0; s->console.fd >= 0 && !s->console_broken && copied < CONSOLE_BYTES; copied += sizeof chunk) {
+		if (poll(&p, 1, wait_ms) == 0)
+			return false;
+		size_t n = console_read(s->status, &s->console_at, chunk, sizeof chunk);
+		if (n == 0)
+			break;
+		s->console_broken = io_write_all(s->console.fd, chunk, n) != 0;
+	}
+	return true;
+}
+
+/* Copies the console, and has the loop watch its reader only while it must be waited for. */
+static void console_ready(void *context, uint32_t events)
+{
+	(void)events;
+	struct sandbox *s = context;
+	bool waits = !copy_console(s, 0);
+	if (waits && !s->console_waits)
+		waits = loop_add(&s->loop, &s->console, EPOLLOUT) == 0;
+	else if (!waits && s->console_waits)
+		loop_remove(&s->loop, &s->console);
+	s->console_waits = waits;
 }
 
 /* The status changed. A machine that has an outcome is killed: then the session ends, after all that was sent. */
@@ -232,9 +279,12 @@ static void status_changed(void *context, uint32_t events)
 	struct sandbox *s = context;
 	uint64_t count;
 	(void)!read(s->event.fd, &count, sizeof count);
-	copy_console(s);
-	if (atomic_load(&s->status->outcome) != MACHINE_RUNNING)
-		kill(s->vmm, SIGKILL);
+	console_ready(s, 0);
+	if (!has_outcome(s))
+		return;
+	kill_vmm(s);
+	if (s->lost[0])
+		explain_outcome(s, s->lost);
 }
 
 static void signal_arrived(void *context, uint32_t events)
@@ -318,6 +368,12 @@ static int prepare(struct sandbox *s, struct err *e)
 	s->machine.initrd = asset_initramfs;
 	s->machine.initrd_bytes = (size_t)(asset_initramfs_end - asset_initramfs);
 	s->machine.console = s->spec->console_fd >= 0;
+	s->console = (struct loop_source){
+		.fd = s->machine.console ? fcntl(s->spec->console_fd, F_DUPFD_CLOEXEC, 3) : -1, .ready = console_ready, .context = s};
+	s->grace = (struct loop_source){
+		.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), .ready = explain_loss, .context = s};
+	if (s->grace.fd < 0)
+		return err_sys(e, -errno, "cannot make a timer");
 	s->machine.status = s->status;
 	return 0;
 }
@@ -400,7 +456,8 @@ static int start(struct sandbox *s, struct err *e)
 	rc = loop_add(&s->loop, &s->event, EPOLLIN);
 	if (rc)
 		return err_sys(e, rc, "cannot watch the machine");
-	rc = process_start(&s->machine, &s->vmm, e);
+	s->vmm = (struct loop_source){.fd = -1, .ready = explain_loss, .context = s};
+	rc = process_start(&s->machine, &s->vmm.fd, e);
 	close_machine_fds(&s->machine);
 	return rc ? rc : start_session(s, e);
 }
@@ -410,7 +467,7 @@ static void report(struct sandbox *s)
 	for (int i = 0; i < CAPLOCK_MOMENTS; i++)
 		s->result->timeline_ns[i] = atomic_load(&s->status->timeline_ns[i]);
 	s->result->cpu_before_run_ns = atomic_load(&s->status->cpu_before_run_ns);
-	copy_console(s);
+	copy_console(s, CONSOLE_WAIT_MS);
 }
 
 /*
@@ -436,6 +493,7 @@ struct sandbox *sandbox_run(const struct caplock_spec *spec, uint64_t start_ns, 
 	s->spec = spec;
 	s->result = result;
 	s->session_fd = s->control_fd = s->event.fd = s->signals.fd = s->timer.fd = s->loop.epoll_fd = s->loop.stop_fd = -1;
+	s->grace.fd = s->console.fd = s->vmm.fd = -1;
 	s->machine.kernel_fd = s->machine.agent_fd = s->machine.control_fd = s->machine.event_fd = -1;
 	atomic_store(&s->status->timeline_ns[TIMELINE_START], start_ns);
 	atomic_store(&s->status->timeline_ns[TIMELINE_MAIN], main_ns);
@@ -448,8 +506,7 @@ struct sandbox *sandbox_run(const struct caplock_spec *spec, uint64_t start_ns, 
 		if (rc < 0)
 			finish(s, CAPLOCK_FAILED, STATUS_FAILED, "the event loop failed");
 	}
-	if (s->vmm > 0)
-		kill(s->vmm, SIGKILL);
+	kill_vmm(s);
 	report(s);
 	return s;
 }
@@ -466,11 +523,14 @@ void sandbox_destroy(struct sandbox *s)
 	io_close(&s->event.fd);
 	io_close(&s->signals.fd);
 	io_close(&s->timer.fd);
+	io_close(&s->grace.fd);
+	io_close(&s->console.fd);
 	loop_destroy(&s->loop);
 	if (s->mask_changed)
 		pthread_sigmask(SIG_SETMASK, &s->old_mask, NULL);
-	while (s->vmm > 0 && waitpid(s->vmm, NULL, 0) < 0 && errno == EINTR)
+	while (s->vmm.fd >= 0 && waitid(P_PIDFD, (id_t)s->vmm.fd, &(siginfo_t){0}, WEXITED) && errno == EINTR)
 		;
+	io_close(&s->vmm.fd);
 	image_free(&s->image);
 	store_close(s->store);
 	spec_command_free(&s->command);
