@@ -35,6 +35,7 @@ enum {
 	SECTOR_BYTES = 1 << SECTOR_SHIFT,
 	BLOCK_BYTES = 4096,
 	QUEUE = 0,
+	OPTIMAL_BYTES = 256 << 10,          /* Linux reads ahead twice as much */
 	DATA_SEGMENTS_MAX = VQ_IOV_MAX - 2, /* without header and status */
 	RANGES_MAX = 16,                    /* of one discard or write-zeroes request */
 	RANGE_SECTORS_MAX = 1 << 22,
@@ -308,7 +309,8 @@ int blk_create(const struct mem *mem, const struct blk_backing *backing, struct 
 		io_close(&fd);
 		return rc;
 	}
-	uint64_t features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH;
+	uint64_t features = 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_TOPOLOGY |
+			    1ull << VIRTIO_BLK_F_FLUSH;
 	if (backing->readonly)
 		features |= 1ull << VIRTIO_BLK_F_RO;
 	else
@@ -320,6 +322,7 @@ int blk_create(const struct mem *mem, const struct blk_backing *backing, struct 
 	    .capacity = b->sectors,
 	    .seg_max = DATA_SEGMENTS_MAX,
 	    .blk_size = SECTOR_BYTES,
+	    .opt_io_size = OPTIMAL_BYTES / SECTOR_BYTES,
 	    .max_discard_sectors = RANGE_SECTORS_MAX,
 	    .max_discard_seg = RANGES_MAX,
 	    .discard_sector_alignment = BLOCK_BYTES >> SECTOR_SHIFT,

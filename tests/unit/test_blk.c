@@ -151,6 +151,7 @@ Test(blk, tells_what_it_is)
 		((uint8_t *)&c)[i] = (uint8_t)mmio_read(g.device, 0x100 + i, 1);
 	cr_expect_eq(c.capacity, SECTORS, "the last 100 bytes are no sector");
 	cr_expect_eq(c.seg_max, VQ_IOV_MAX - 2);
+	cr_expect_eq(c.opt_io_size, 512);
 	cr_expect_eq(c.blk_size, SECTOR);
 	cr_expect_gt(c.max_discard_sectors, 0);
 	cr_expect_gt(c.max_write_zeroes_seg, 0);

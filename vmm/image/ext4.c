@@ -88,6 +88,8 @@ static int create(int fd, uint64_t blocks, uint32_t inodes, bool lazy, const uin
 	(*fs)->super->s_max_mnt_count = -1;
 	(*fs)->now = 1;
 	rc = ext2fs_allocate_tables(*fs);
+	/* Where it is 0, Linux counts, and writes the sum to every copy of the superblock when it mounts. */
+	(*fs)->super->s_overhead_clusters = (uint32_t)(blocks - ext2fs_free_blocks_count((*fs)->super));
 	if (rc)
 		return fail(e, rc, "tables");
 	for (ext2_ino_t i = 1; i < EXT2_FIRST_INODE((*fs)->super); i++)

@@ -24,7 +24,7 @@
 enum {
 	BLOCK_BYTES = 4096,
 	TEMPLATE_MAX_BYTES = 64 << 20,
-	TEMPLATE_VERSION = 1,
+	TEMPLATE_VERSION = 2,
 };
 
 static const uint64_t template_magic = 0x63617073636c0000ull | TEMPLATE_VERSION;
