@@ -41,7 +41,7 @@
 /* virtio-mmio: one page and one interrupt line each. */
 #define MMIO_DEVICE_GPA 0xd0000000ull
 #define MMIO_DEVICE_BYTES 0x1000ull
-#define MMIO_DEVICE_IRQ 5u
+#define MMIO_DEVICE_IRQ 1u
 #define MMIO_DEVICES_MAX 8u
 
 /* I/O ports. */

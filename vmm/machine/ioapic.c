@@ -5,7 +5,7 @@
  * here: a device's eventfd makes KVM send the message that the guest programmed for its pin, a route, which changes only
  * when the guest does. Pins are edge-triggered; there is nothing to acknowledge.
  *
- * Why not KVM's own: with it comes a PIC, and Linux then reads and masks all 24 pins twice. That is 600 exits of a boot.
+ * Why not KVM's own: with it comes a PIC, and Linux then reads and masks all of its 24 pins twice. That is 600 exits of a boot.
  */
 #include "vmm/machine/ioapic.h"
 
@@ -28,12 +28,15 @@ enum {
 #define ENTRY_MASKED (1ull << 16)
 #define ENTRY_READ_ONLY (1ull << 12 | 1ull << 14) /* delivery status, remote IRR: always 0 here */
 
-/* Initialises the state after reset: every pin is masked. `vm_fd` is not owned. */
-void ioapic_init(struct ioapic *a, int vm_fd)
+/*
+ * Initialises the state after reset: every pin is masked. `vm_fd` is not owned. `pins`, 1..IOAPIC_PINS_MAX: as many as are
+ * used, because Linux reads and writes the registers of each a dozen times, and each access is an exit.
+ */
+void ioapic_init(struct ioapic *a, int vm_fd, unsigned pins)
 {
-	*a = (struct ioapic){.vm_fd = vm_fd};
+	*a = (struct ioapic){.vm_fd = vm_fd, .pins = pins};
 	pthread_mutex_init(&a->lock, NULL);
-	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+	for (unsigned pin = 0; pin < a->pins; pin++)
 		a->entry[pin] = ENTRY_MASKED;
 }
 
@@ -55,9 +58,9 @@ static int update_routes(const struct ioapic *a)
 {
 	struct {
 		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry entry[IOAPIC_PINS];
+		struct kvm_irq_routing_entry entry[IOAPIC_PINS_MAX];
 	} routing = {0};
-	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+	for (unsigned pin = 0; pin < a->pins; pin++)
 		if (!(a->entry[pin] & ENTRY_MASKED))
 			routing.entry[routing.head.nr++] = route(pin, a->entry[pin]);
 	return ioctl(a->vm_fd, KVM_SET_GSI_ROUTING, &routing) ? -errno : 0;
@@ -69,8 +72,8 @@ static uint32_t read_selected(const struct ioapic *a)
 	if (a->selected == REG_ID || a->selected == REG_ARBITRATION)
 		return a->id;
 	if (a->selected == REG_VERSION)
-		return VERSION | (IOAPIC_PINS - 1) << 16;
-	if (a->selected < REG_TABLE || pin >= IOAPIC_PINS)
+		return VERSION | (a->pins - 1) << 16;
+	if (a->selected < REG_TABLE || pin >= a->pins)
 		return UINT32_MAX;
 	return (uint32_t)(a->entry[pin] >> (a->selected % 2 * 32));
 }
@@ -80,7 +83,7 @@ static int write_selected(struct ioapic *a, uint32_t value)
 	unsigned pin = (a->selected - REG_TABLE) / 2, shift = a->selected % 2 * 32;
 	if (a->selected == REG_ID)
 		a->id = value & ID_MASK;
-	if (a->selected < REG_TABLE || pin >= IOAPIC_PINS)
+	if (a->selected < REG_TABLE || pin >= a->pins)
 		return 0;
 	uint64_t old = a->entry[pin];
 	uint64_t new = ((old & ~(0xffffffffull << shift)) | (uint64_t)value << shift) & ~ENTRY_READ_ONLY;

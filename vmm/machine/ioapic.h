@@ -5,8 +5,10 @@
 #include <pthread.h>
 #include <stdint.h>
 
+#include "boot/layout.h"
+
 enum {
-	IOAPIC_PINS = 24,
+	IOAPIC_PINS_MAX = MMIO_DEVICE_IRQ + MMIO_DEVICES_MAX,
 	IOAPIC_BYTES = 0x20, /* of registers */
 };
 
@@ -15,10 +17,11 @@ struct ioapic {
 	pthread_mutex_t lock;
 	uint32_t selected;
 	uint32_t id;
-	uint64_t entry[IOAPIC_PINS];
+	unsigned pins;
+	uint64_t entry[IOAPIC_PINS_MAX];
 };
 
-void ioapic_init(struct ioapic *a, int vm_fd);
+void ioapic_init(struct ioapic *a, int vm_fd, unsigned pins);
 uint32_t ioapic_read(struct ioapic *a, uint64_t offset);
 int ioapic_write(struct ioapic *a, uint64_t offset, uint32_t value);
 

@@ -128,11 +128,10 @@ static int create_vm(struct machine *m, struct err *e)
 			return err_sys(e, -errno, "KVM cannot give the machine its memory");
 	}
 	uint64_t identity_map_gpa = IDENTITY_MAP_GPA;
-	struct kvm_enable_cap split_irqchip = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {IOAPIC_PINS}};
+	struct kvm_enable_cap split_irqchip = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {IOAPIC_PINS_MAX}};
 	if (ioctl(m->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map_gpa) || ioctl(m->vm_fd, KVM_SET_TSS_ADDR, (long)TSS_GPA) ||
 	    ioctl(m->vm_fd, KVM_ENABLE_CAP, &split_irqchip))
 		return err_sys(e, -errno, "KVM cannot create the interrupt controllers");
-	ioapic_init(&m->ioapic, m->vm_fd);
 	return 0;
 }
 
@@ -213,7 +212,9 @@ static int create_devices(struct machine *m, struct err *e)
 			return rc;
 	}
 	int rc = vsock_create(&m->mem, &m->main_loop, accept_guest, &agent_fd, &m->vsock, e);
-	return rc ? rc : plug(m, m->vsock, &m->main_loop, e);
+	rc = rc ? rc : plug(m, m->vsock, &m->main_loop, e);
+	ioapic_init(&m->ioapic, m->vm_fd, MMIO_DEVICE_IRQ + m->slots);
+	return rc;
 }
 
 static int load(struct machine *m, struct err *e)
