@@ -32,7 +32,7 @@ static int read_segment(const Elf64_Phdr *p, uint64_t file_bytes, uint64_t mem_s
 	if (__builtin_add_overflow(s->gpa, s->mem_bytes, &end))
 		return err_set(e, -ENOEXEC, "a segment's address wraps around; the file is damaged");
 	if (s->gpa < mem_start_gpa)
-		return err_set(e, -ENOEXEC, "a segment is at %#llx, below the first usable address %#llx",
+		return err_set(e, -ENOEXEC, "a segment is at %#llx, below the first usable address %#llx; give an uncompressed vmlinux",
 			       (unsigned long long)s->gpa, (unsigned long long)mem_start_gpa);
 	if (end > mem_end_gpa)
 		return err_set(e, -ENOEXEC, "it needs memory up to %#llx, the sandbox has %#llx; give --memory more",

@@ -54,7 +54,8 @@ enum caplock_outcome {
 	CAPLOCK_UNSTARTED, /* the sandbox runs, but the command could not be started: status 126, 127 or 125 */
 	CAPLOCK_TIMED_OUT, /* timeout_ms passed; status 124 */
 	CAPLOCK_REFUSED,   /* nothing was started: bad spec, no image, no usable KVM; status 1 */
-	CAPLOCK_FAILED,    /* the sandbox failed before the command ended: panic, reset, halt, triple fault; status 125 */
+	CAPLOCK_FAILED,    /* the sandbox failed before the command ended: panic, reset, halt, triple fault; or one of the
+			      streams did, as on a full disk; status 125 */
 };
 
 struct caplock_result {

@@ -18,6 +18,9 @@ test_help() {
 	done
 	cap --help
 	expect 0
+	cap run --help
+	expect 0
+	expect_in out "--image NAME"
 	refuses "no command 'nonsense'" help nonsense
 }
 
@@ -57,7 +60,7 @@ test_bad_numbers() {
 	for value in 0 -1 x nan inf 1e3 ""; do
 		refuses "give a number" run --cpus="$value" -- true
 	done
-	refuses "at most 64" run --cpus 65 -- true
+	refuses "from 0 to 64" run --cpus 65 -- true
 	refuses "disk" run --disk-size 1 -- true
 	refuses "--timeout" run --timeout 0 -- true
 	refuses "--timeout" run --timeout soon -- true

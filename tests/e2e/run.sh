@@ -70,6 +70,19 @@ test_broken_pipe() {
 	[ "$(cat code)" != 0 ] || fail "status $(cat code)"
 }
 
+# What cannot be delivered is not lost in silence.
+test_full_disk_is_an_error() {
+	status=0
+	"$caplock" run --memory 128 --timeout 60 -- echo x >/dev/full 2>err || status=$?
+	expect_error 125 "cannot write standard output: No space left on device"
+	status=0
+	"$caplock" run --memory 128 --timeout 60 -- cat </ >out 2>err || status=$?
+	expect_error 125 "cannot read standard input: Is a directory"
+	status=0
+	"$caplock" version >/dev/full 2>err || status=$?
+	expect_error 1 "cannot write standard output: No space left on device"
+}
+
 test_environment() {
 	printf '# file\nA=file\nB=file\n' >env
 	FROM_HOST=host sandbox --env-file env -e A=option -e FROM_HOST -- sh -c 'echo "$A $B $FROM_HOST $HOME $PATH"'

@@ -35,7 +35,7 @@ static void peer_event(void *context, enum agent_event event, int value, const c
 	struct peer *p = context;
 	size_t n = strlen(p->events);
 	cr_assert_lt(n + 1, sizeof p->events);
-	p->events[n] = "HSOEKRL"[event];
+	p->events[n] = "HSOFEKRL"[event];
 	p->value = value;
 	snprintf(p->text, sizeof p->text, "%s", text ? text : "");
 	if (event >= AGENT_EXITED && p->destroy_at_end) {

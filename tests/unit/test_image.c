@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -686,7 +685,7 @@ Test(image, killed_imports_leave_nothing)
 		image_free(&image);
 		cr_assert_eq(image_open(store, "a", &image, &fd, &e), 0, "%s", e.text);
 		close(fd);
-		cr_expect_eq(files_in("names"), 1);
+		cr_expect_leq(files_in("names"), 2);  /* its record may be there, half-written */
 		cr_expect_leq(files_in("images"), 2); /* the new one may be there before its name is */
 		expect_clean();
 	}
@@ -694,17 +693,19 @@ Test(image, killed_imports_leave_nothing)
 	cr_assert_eq(import_as("a", archive), 0);
 	cr_expect(strcmp(image.digest, digest) != 0);
 	cr_expect_eq(files_in(""), 3, "images, names, lock");
+	cr_expect_eq(files_in("names"), 1, "the next change removes what killed ones left");
+	cr_expect_eq(files_in("images"), 1);
 	bytes_free(&layer);
 	free(data);
 }
 
-static void *import_thread(void *arg)
+/* Processes, not threads: an import forks, which the sanitizer's allocator does not survive in a process of threads. */
+static int import_often(const struct bytes *archive)
 {
 	struct store *mine;
 	struct err err;
 	struct image out;
-	const struct bytes *archive = arg;
-	intptr_t rc = store_open(&mine, &err);
+	int rc = store_open(&mine, &err);
 	for (int i = 0; i < 3 && rc == 0; i++) {
 		int fd = file_of(archive);
 		rc = image_import(mine, "same", fd, &out, &err);
@@ -713,22 +714,24 @@ static void *import_thread(void *arg)
 			image_free(&out);
 	}
 	store_close(mine);
-	return (void *)rc;
+	return rc;
 }
 
 Test(image, imports_side_by_side)
 {
 	struct bytes layer[4], archive[4];
-	pthread_t thread[4];
+	pid_t pid[4];
 	for (int i = 0; i < 4; i++) {
 		layer[i] = one_file("f", i % 2 ? "odd" : "even");
 		archive[i] = make_docker(&(struct image_parts){.packed = &layer[i], .unpacked = &layer[i], .count = 1});
-		pthread_create(&thread[i], NULL, import_thread, &archive[i]);
+		pid[i] = fork();
+		if (pid[i] == 0)
+			_exit(import_often(&archive[i]) ? 1 : 0);
 	}
 	for (int i = 0; i < 4; i++) {
-		void *rc;
-		pthread_join(thread[i], &rc);
-		cr_expect_null(rc, "import %d", i);
+		int status;
+		waitpid(pid[i], &status, 0);
+		cr_expect_eq(status, 0, "import %d", i);
 		bytes_free(&layer[i]);
 		bytes_free(&archive[i]);
 	}

@@ -84,12 +84,17 @@ static int do_list(struct store *s, int argc, char **argv, struct err *e)
 
 static int do_remove(struct store *s, int argc, char **argv, struct err *e)
 {
+	int failed = 0;
 	for (int i = 0; i < argc; i++) {
-		int rc = image_remove(s, argv[i], e);
+		struct err why;
+		int rc = image_remove(s, argv[i], &why);
+		if (rc && failed)
+			cli_fail(EXIT_REFUSED, e);
 		if (rc)
-			return rc;
+			*e = why;
+		failed = rc ? rc : failed;
 	}
-	return 0;
+	return failed;
 }
 
 static int run(int argc, char **argv)
@@ -122,6 +127,6 @@ const struct command cmd_image = {
 		    "caplock image import NAME FILE-OR-DIRECTORY\n"
 		    "caplock image ls [--json]\n"
 		    "caplock image rm NAME...",
-	.summary = "Import, list and remove images (docker save, OCI layouts)",
+	.summary = "Import, list and remove images (docker save, OCI layouts), in $XDG_DATA_HOME/caplock",
 	.run = run,
 };

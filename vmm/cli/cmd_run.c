@@ -72,7 +72,7 @@ static int parse_real(const char *text, const char *what, double max, double *ou
 	double value = strtod(text, &end);
 	int plain = strspn(text, "0123456789.") == strlen(text);
 	if (!plain || end == text || *end || !isfinite(value) || value > max)
-		return err_set(e, -EINVAL, "%s '%s': give a number, at most %g", what, text, max);
+		return err_set(e, -EINVAL, "%s '%s': give a number from 0 to %.0f", what, text, max);
 	*out = value;
 	return 0;
 }
@@ -150,8 +150,12 @@ static int parse(int argc, char **argv, struct run_options *o)
 			return cli_usage(&cmd_run, "%s needs a value", argv[optind - 1]);
 		if (option == '?' && optopt > 0 && optopt < 256)
 			return cli_usage(&cmd_run, "no option -%c", optopt);
+		if (option == '?' && optopt)
+			return cli_usage(&cmd_run, "%s takes no value", argv[optind - 1]);
 		if (option == '?')
-			return cli_usage(&cmd_run, "no option %s, or it takes no value", argv[optind - 1]);
+			return cli_usage(&cmd_run, "no option %s", argv[optind - 1]);
+		if (optarg && strcmp(optarg, "--") == 0)
+			return cli_usage(&cmd_run, "an option before -- needs a value");
 		if (parse_option(option, optarg, o, &e))
 			return cli_fail(EXIT_REFUSED, &e);
 	}
@@ -222,10 +226,10 @@ const struct command cmd_run = {
 		(const struct option_help[]){
 			{"--image NAME", "the image to run (see: caplock image); default: built-in busybox"},
 			{"--cpus N", "virtual CPUs, may have a fraction (1)"},
-			{"--memory MB", "memory (512)"},
-			{"--disk-size MB", "writable layer over the image (5120); takes space as it is used"},
-			{"-e, --env NAME[=VALUE]", "set a variable, or pass this host's; may be repeated"},
-			{"--env-file FILE", "set variables from a file of NAME=VALUE lines; -e wins"},
+			{"--memory MB", "memory, at least 64 (512)"},
+			{"--disk-size MB", "writable layer over the image, 16 or more (5120); takes space as it is used"},
+			{"-e, --env NAME[=VALUE]", "set a variable, or pass this host's, which must be set; may be repeated"},
+			{"--env-file FILE", "the same from the lines of a file; -e wins"},
 			{"-w, --workdir DIR", "working directory (the image's, or /)"},
 			{"-u, --user USER[:GROUP]", "name or id to run as (the image's, or root)"},
 			{"--entrypoint PROGRAM", "instead of the image's; \"\" for none"},

@@ -1,4 +1,5 @@
 /* caplock: finds the command, runs it, and prints what goes wrong. */
+#include <errno.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -58,5 +59,15 @@ int main(int argc, char **argv)
 		return cli_fail(EXIT_REFUSED, &e);
 	}
 	int shift = argc > 1 ? 1 : 0;
-	return c->run(argc - shift, argv + shift);
+	if (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0)) {
+		argv[2] = argv[1];
+		c = &cmd_help;
+	}
+	int status = c->run(argc - shift, argv + shift);
+	if (fflush(stdout) || ferror(stdout)) {
+		struct err e;
+		err_sys(&e, -errno, "cannot write standard output");
+		return cli_fail(EXIT_REFUSED, &e);
+	}
+	return status;
 }

@@ -127,6 +127,10 @@ int container_read_tar(int fd, int spool_fd, struct container *out, struct err *
 	archive_read_support_filter_gzip(in);
 	archive_read_support_filter_zstd(in);
 	int rc = archive_read_open_fd(in, fd, READ_BYTES);
+	if (rc != ARCHIVE_OK && archive_filter_bytes(in, -1) == 0) {
+		archive_read_free(in);
+		return err_set(e, -EINVAL, "the archive is empty: did what should have written it fail?");
+	}
 	if (rc != ARCHIVE_OK) {
 		rc = err_set(e, -EINVAL,
 			     "it is not an image archive (%s); give what docker save writes, or an OCI layout",

@@ -338,8 +338,8 @@ int oci_read(const struct container *c, struct tree *tree, struct spool *spool, 
 		rc = read_docker(o, manifest);
 	else
 		rc = err_set(e, -EINVAL,
-			     "the archive has neither index.json nor manifest.json; give what docker save writes, or "
-			     "an OCI layout");
+			     "the archive has neither index.json nor manifest.json; give what docker save (not docker export) "
+			     "writes, or an OCI layout");
 	struct json_value root = rc ? (struct json_value){0} : json_root(o->config);
 	rc = rc ? rc : check_platform(o, root);
 	if (rc == 0) {

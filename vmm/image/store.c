@@ -13,7 +13,8 @@
  * Trust boundary: the store is the user's own. Records are read strictly all the same: a damaged one is an error of one image.
  *
  * Invariants: a record's image is there before the record is, and goes after it; files appear by link or rename, complete and
- * synced. What an import is working on has no name (O_TMPFILE, or unlinked), so being killed leaves nothing.
+ * synced. What an import is working on has no name (O_TMPFILE, or unlinked). What it leaves when it is killed in the instant of
+ * giving names, the next change of the store removes.
  */
 #include "vmm/image/store.h"
 
@@ -111,6 +112,10 @@ static int unnamed_file(const char *dir)
 		fd = mkostemp(path, O_CLOEXEC);
 		if (fd >= 0)
 			unlink(path);
+		if (fd >= 0 && ftruncate(fd, 0)) { /* 9p and others forget an unlinked file */
+			io_close(&fd);
+			errno = EOPNOTSUPP;
+		}
 	}
 	return fd < 0 ? -errno : fd;
 }
@@ -123,19 +128,19 @@ int store_temporary(struct store *s, struct err *e)
 }
 
 /*
- * A file without a name for what a sandbox writes: in the store, or, where that is somebody else's or read-only, in $TMPDIR
- * (/var/tmp). Returns the descriptor or -errno.
+ * A file without a name for what a sandbox writes: in the store, or, where that is somebody else's, read-only, or on a file
+ * system that has no such files, in $TMPDIR (/var/tmp). Returns the descriptor or -errno.
  */
 int store_working_file(struct store *s, struct err *e)
 {
 	int fd = unnamed_file(s->path);
-	if (fd != -EACCES && fd != -EROFS && fd != -EPERM)
+	if (fd != -EACCES && fd != -EROFS && fd != -EPERM && fd != -EOPNOTSUPP)
 		return fd < 0 ? err_sys(e, fd, "cannot make a file in the image store %s", s->path) : fd;
 	const char *dir = getenv("TMPDIR");
 	if (!dir || dir[0] != '/')
 		dir = "/var/tmp";
 	fd = unnamed_file(dir);
-	return fd < 0 ? err_sys(e, fd, "cannot make a scratch disk in %s (TMPDIR says where; the image store %s is read-only)", dir,
+	return fd < 0 ? err_sys(e, fd, "cannot make a scratch disk in %s (TMPDIR says where; the image store %s cannot hold it)", dir,
 				s->path)
 		      : fd;
 }
@@ -160,22 +165,23 @@ int store_lock(struct store *s, bool exclusive, struct err *e)
 
 static bool name_char(char c)
 {
-	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c && strchr("._-/:@", c));
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c && strchr("._-/:", c));
 }
 
 /*
- * Checks an image's name, and adds ":latest" where it has no tag. Letters, digits and . _ - / : @, not beginning with one of
+ * Checks an image's name, and adds ":latest" where it has no tag. Letters, digits and . _ - / :, not beginning with one of
  * the latter. Returns 0 or -EINVAL.
  */
 int store_check_name(const char *name, char full[IMAGE_NAME_MAX_BYTES + 8], struct err *e)
 {
 	size_t n = strlen(name);
-	bool ok = n > 0 && n <= IMAGE_NAME_MAX_BYTES && !strchr("._-/:@", name[0]) && !strstr(name, "//") && name[n - 1] != '/' &&
+	bool ok = n > 0 && n <= IMAGE_NAME_MAX_BYTES && !strchr("._-/:", name[0]) && !strstr(name, "//") && name[n - 1] != '/' &&
 		  name[n - 1] != ':';
 	for (size_t i = 0; ok && i < n; i++)
 		ok = name_char(name[i]);
 	if (!ok)
-		return err_set(e, -EINVAL, "image name '%s' is not valid: letters, digits and . _ - / : only, at most %d", name,
+		return err_set(e, -EINVAL, "image name '%s' is not valid: give one like python:3.12 or host/name:tag, of letters, digits and . _ - / :, "
+			       "at most %d characters", name,
 			       IMAGE_NAME_MAX_BYTES);
 	const char *slash = strrchr(name, '/');
 	snprintf(full, IMAGE_NAME_MAX_BYTES + 8, "%s%s", name, strchr(slash ? slash : name, ':') ? "" : ":latest");
@@ -305,39 +311,54 @@ int image_list(struct store *s, struct image **out, unsigned *count, struct err 
 
 /* ---- Changing. With the exclusive lock. ---- */
 
-/* Whether some record refers to `digest`. One that cannot be read may. */
-static bool is_used(struct store *s, const char *digest)
+/* Adds the digests of all records to `out`. Returns false where one cannot be read: it may be any. */
+static bool used_digests(struct store *s, struct strv *out)
 {
-	bool used = false;
 	int fd = openat(s->dir_fd, "names", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-	if (!dir)
-		return errno != ENOENT;
-	for (struct dirent *d; !used && (errno = 0, d = readdir(dir));) {
+	bool complete = dir || errno == ENOENT;
+	for (struct dirent *d; dir && complete && (errno = 0, d = readdir(dir));) {
 		char path[PATH_MAX];
-		struct image i;
+		struct image i = {0};
 		struct err ignored;
 		if (d->d_name[0] == '.')
 			continue;
 		snprintf(path, sizeof path, "names/%s", d->d_name);
-		if (read_record(s, path, &i, &ignored)) {
-			used = true;
-		} else {
-			used = strcmp(i.digest, digest) == 0;
-			image_free(&i);
-		}
+		complete = read_record(s, path, &i, &ignored) == 0 && strv_add(out, i.digest) == 0;
+		image_free(&i);
 	}
-	used = used || errno != 0;
-	closedir(dir);
-	return used;
+	complete = complete && (!dir || errno == 0);
+	if (dir)
+		closedir(dir);
+	return complete;
 }
 
-static void remove_unused(struct store *s, const char *digest)
+/* Removes the files of a directory that end in `suffix`, but those whose digest is in `used`. */
+static void remove_files(struct store *s, const char *directory, const char *suffix, const struct strv *used)
 {
-	char path[PATH_MAX];
-	struct err ignored;
-	if (!is_used(s, digest) && image_path(digest, path, &ignored) == 0)
-		unlinkat(s->dir_fd, path, 0);
+	int fd = openat(s->dir_fd, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	for (struct dirent *d; dir && (d = readdir(dir));) {
+		size_t n = strlen(d->d_name), m = strlen(suffix);
+		bool keep = n < m || strcmp(d->d_name + n - m, suffix) != 0;
+		for (size_t i = 0; !keep && used && i < used->count; i++)
+			keep = strncmp(d->d_name + strlen("sha256-"), used->item[i] + strlen("sha256:"), 64) == 0;
+		if (!keep)
+			unlinkat(dirfd(dir), d->d_name, 0);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+/* Removes root images that no record refers to, and what a killed import left half-written. */
+static void sweep(struct store *s)
+{
+	struct strv used = {0};
+	remove_files(s, "names", ".new", NULL);
+	remove_files(s, "images", ".new", NULL);
+	if (used_digests(s, &used))
+		remove_files(s, "images", ".ext4", &used);
+	strv_free(used.item);
 }
 
 /* Gives a complete, synced file without a name the name `path`, unless there is one: it has the same content. */
@@ -394,8 +415,6 @@ static int write_record(struct store *s, const char *path, const struct image *i
 int store_commit(struct store *s, int root_fd, const struct image *image, struct err *e)
 {
 	char path[2 * PATH_MAX], root_path[PATH_MAX];
-	struct image old = {0};
-	struct err ignored;
 	int rc = image_path(image->digest, root_path, e);
 	if (rc == 0 && fsync(root_fd))
 		rc = err_sys(e, -errno, "cannot write the image to %s", s->path);
@@ -405,16 +424,11 @@ int store_commit(struct store *s, int root_fd, const struct image *image, struct
 	mkdirat(s->dir_fd, "images", 0700);
 	mkdirat(s->dir_fd, "names", 0700);
 	record_path(image->name, path);
-	bool replaces = faccessat(s->dir_fd, path, F_OK, 0) == 0 && read_record(s, path, &old, &ignored) == 0;
 	rc = give_name(s, root_fd, root_path);
 	rc = rc ? rc : write_record(s, path, image);
-	if (rc) {
+	if (rc)
 		err_sys(e, rc, "cannot write the image to %s", s->path);
-		remove_unused(s, image->digest);
-	} else if (replaces && strcmp(old.digest, image->digest) != 0) {
-		remove_unused(s, old.digest);
-	}
-	image_free(&old);
+	sweep(s);
 	io_close(&lock_fd);
 	return rc;
 }
@@ -423,19 +437,15 @@ int store_commit(struct store *s, int root_fd, const struct image *image, struct
 int image_remove(struct store *s, const char *name, struct err *e)
 {
 	char full[IMAGE_NAME_MAX_BYTES + 8], path[2 * PATH_MAX];
-	struct image image = {0};
-	struct err ignored;
 	int rc = store_check_name(name, full, e);
 	int lock_fd = rc ? rc : store_lock(s, true, e);
 	if (lock_fd < 0)
 		return lock_fd;
 	record_path(full, path);
-	bool readable = read_record(s, path, &image, &ignored) == 0;
 	if (unlinkat(s->dir_fd, path, 0))
 		rc = errno == ENOENT ? err_set(e, -ENOENT, "no image %s", full) : err_sys(e, -errno, "cannot remove image %s", full);
-	else if (readable)
-		remove_unused(s, image.digest);
-	image_free(&image);
+	else
+		sweep(s);
 	io_close(&lock_fd);
 	return rc;
 }

@@ -222,12 +222,25 @@ static int output_close(struct output *o)
 	return s->state == RUNNING ? frame_put_u32(&s->out, PROTO_CLOSED, 1, (const uint32_t[]){o->stream}) : 0;
 }
 
+/* A descriptor of the caller's does not do its work: that is for the caller to know, the session goes on. */
+static void stream_failed(struct agent_session *s, int rc, const char *what)
+{
+	struct err e;
+	err_sys(&e, rc, "%s", what);
+	s->event(s->context, AGENT_STREAM, 0, e.text);
+}
+
 /* Writes once. Returns 0 or -errno, which ends the session. */
 static int output_write(struct output *o)
 {
 	ssize_t n = endpoint_write(&o->to, o->data.data + o->data.start, queue_len(&o->data));
+	if (passed(n))
+		return 0;
+	if (n < 0 && !is_end((int)n)) /* a reader that is gone is none */
+		stream_failed(o->session, (int)n,
+			      o->stream == PROTO_STREAM_STDERR ? "cannot write standard error" : "cannot write standard output");
 	if (n < 0)
-		return passed(n) ? 0 : output_close(o);
+		return output_close(o);
 	o->window.consumed += (uint32_t)n;
 	queue_consume(&o->data, (size_t)n);
 	return 0;
@@ -272,7 +285,9 @@ static int input_read(struct agent_session *s)
 		return -ENOMEM;
 	if (passed(n))
 		return 0;
-	if (n <= 0) /* a stdin that cannot be read has ended */
+	if (n < 0)
+		stream_failed(s, (int)n, "cannot read standard input");
+	if (n <= 0)
 		return input_end(s);
 	s->input_window.open -= (uint32_t)n;
 	return 0;

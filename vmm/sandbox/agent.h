@@ -25,6 +25,7 @@ enum agent_event {
 	AGENT_HELLO,   /* the agent is there (T5) */
 	AGENT_STARTED, /* the command runs */
 	AGENT_OUTPUT,  /* the first byte of its output arrived (T6); told once */
+	AGENT_STREAM,  /* a stream of the caller's failed, text says how: what it should have carried is lost */
 	AGENT_EXITED,  /* the command ended and all of its output is written; value: 0..255 */
 	AGENT_KILLED,  /* likewise, by a signal; value: its number */
 	AGENT_REFUSED, /* the command could not be started; value: exit status (126, 127, 125); text says why */

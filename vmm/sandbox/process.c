@@ -1,5 +1,6 @@
 #include "vmm/sandbox/process.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -9,7 +10,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "vmm/machine/machine.h"
 #include "vmm/util/err.h"
 
 static int compare_fds(const void *a, const void *b)
@@ -17,23 +17,26 @@ static int compare_fds(const void *a, const void *b)
 	return *(const int *)a - *(const int *)b;
 }
 
-/*
- * Leaves the process with the machine's descriptors and /dev/null as 0..2: the user's pipes must end when the supervisor
- * does, not when the kernel has taken the machine apart. Keeps the supervisor's locks from being held here, too.
- */
-static void keep_only(const struct machine_config *c)
+/* Has the process keep `fd`; where it is negative, there is nothing to keep. */
+void process_keep(struct process *p, int fd)
 {
-	int keep[MACHINE_DISKS_MAX + 4], count = 0;
-	keep[count++] = c->kernel_fd;
-	keep[count++] = c->agent_fd;
-	keep[count++] = c->control_fd;
-	keep[count++] = c->event_fd;
-	for (unsigned i = 0; i < c->disks; i++)
-		if (c->disk[i].fd >= 0)
-			keep[count++] = c->disk[i].fd;
-	qsort(keep, (size_t)count, sizeof keep[0], compare_fds);
+	assert(p->keep_count < PROCESS_FDS_MAX);
+	if (fd >= 0)
+		p->keep[p->keep_count++] = fd;
+}
+
+/*
+ * Leaves the process with its descriptors and /dev/null as 0..2: the user's pipes must end when the supervisor does, not
+ * when the kernel has taken the machine apart. Keeps the supervisor's locks from being held here, too.
+ */
+static void keep_only(const struct process *p)
+{
+	int keep[PROCESS_FDS_MAX];
 	unsigned next = 3;
-	for (int i = 0; i < count; i++) {
+	for (unsigned i = 0; i < p->keep_count; i++)
+		keep[i] = p->keep[i];
+	qsort(keep, p->keep_count, sizeof keep[0], compare_fds);
+	for (unsigned i = 0; i < p->keep_count; i++) {
 		if ((unsigned)keep[i] > next)
 			close_range(next, (unsigned)keep[i] - 1, 0);
 		next = (unsigned)keep[i] + 1;
@@ -60,23 +63,23 @@ static int open_child(pid_t pid)
 }
 
 /*
- * Starts the process that runs the machine; it ends with the machine, or when the supervisor dies. All descriptors of `c`
- * are above 2. Returns 0 with *pidfd (pidfd_open(2)), by which the caller reaps it, or -errno.
+ * Starts a process that calls p->run and ends when that returns, or when the supervisor dies. Returns 0 with *pidfd
+ * (pidfd_open(2)), by which the caller reaps it, or -errno.
  */
-int process_start(const struct machine_config *c, int *pidfd, struct err *e)
+int process_start(const struct process *p, int *pidfd, struct err *e)
 {
 	pid_t supervisor = getpid(), pid = fork();
 	if (pid > 0)
 		*pidfd = open_child(pid);
 	if (pid < 0 || (pid > 0 && *pidfd < 0))
-		return err_sys(e, pid < 0 ? -errno : *pidfd, "cannot start the machine's process");
+		return err_sys(e, pid < 0 ? -errno : *pidfd, "cannot start the process %s", p->name);
 	if (pid > 0)
 		return 0;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != supervisor)
 		_exit(0);
-	prctl(PR_SET_NAME, "caplock-vmm");
-	keep_only(c);
-	machine_run(c);
+	prctl(PR_SET_NAME, p->name);
+	keep_only(p);
+	p->run(p->config);
 	_exit(0);
 }

@@ -83,6 +83,7 @@ struct sandbox {
 	uint64_t console_at;
 	bool console_waits, console_broken; /* for its reader; it has none */
 	bool started, done;
+	char stream_failure[256];
 	char lost[256]; /* what the session found wrong, while we wait for the machine's own word */
 	unsigned end_signals;
 };
@@ -210,6 +211,16 @@ static void explain_loss(void *context, uint32_t events)
 	explain_outcome(s, s->lost);
 }
 
+/* The command has ended by itself. That its streams failed is a failure all the same: nobody has what it wrote. */
+static void command_ended(struct sandbox *s, enum caplock_outcome outcome, int status)
+{
+	timeline_stamp(s->status, TIMELINE_OUTPUT);
+	if (s->stream_failure[0])
+		finish(s, CAPLOCK_FAILED, STATUS_FAILED, s->stream_failure);
+	else
+		finish(s, outcome, status, NULL);
+}
+
 static void agent_event(void *context, enum agent_event event, int value, const char *text)
 {
 	struct sandbox *s = context;
@@ -223,13 +234,14 @@ static void agent_event(void *context, enum agent_event event, int value, const 
 	case AGENT_OUTPUT:
 		timeline_stamp(s->status, TIMELINE_OUTPUT);
 		break;
+	case AGENT_STREAM:
+		snprintf(s->stream_failure, sizeof s->stream_failure, "%s", text);
+		break;
 	case AGENT_EXITED:
-		timeline_stamp(s->status, TIMELINE_OUTPUT);
-		finish(s, CAPLOCK_EXITED, value & 0xff, NULL);
+		command_ended(s, CAPLOCK_EXITED, value & 0xff);
 		break;
 	case AGENT_KILLED:
-		timeline_stamp(s->status, TIMELINE_OUTPUT);
-		finish(s, CAPLOCK_KILLED, 128 + (value & 0x7f), NULL);
+		command_ended(s, CAPLOCK_KILLED, 128 + (value & 0x7f));
 		break;
 	case AGENT_REFUSED:
 		finish(s, CAPLOCK_UNSTARTED, value, text);
@@ -420,6 +432,26 @@ static void close_machine_fds(struct machine_config *c)
 		io_close(&c->disk[i].fd);
 }
 
+static void run_machine(const void *config)
+{
+	machine_run(config);
+}
+
+static int start_vmm(struct sandbox *s, struct err *e)
+{
+	struct machine_config *c = &s->machine;
+	struct process p = {.name = "caplock-vmm", .run = run_machine, .config = c};
+	process_keep(&p, c->kernel_fd);
+	process_keep(&p, c->agent_fd);
+	process_keep(&p, c->control_fd);
+	process_keep(&p, c->event_fd);
+	for (unsigned i = 0; i < c->disks; i++)
+		process_keep(&p, c->disk[i].fd);
+	int rc = process_start(&p, &s->vmm.fd, e);
+	close_machine_fds(c);
+	return rc;
+}
+
 static int start_session(struct sandbox *s, struct err *e)
 {
 	struct timespec now;
@@ -457,8 +489,7 @@ static int start(struct sandbox *s, struct err *e)
 	if (rc)
 		return err_sys(e, rc, "cannot watch the machine");
 	s->vmm = (struct loop_source){.fd = -1, .ready = explain_loss, .context = s};
-	rc = process_start(&s->machine, &s->vmm.fd, e);
-	close_machine_fds(&s->machine);
+	rc = start_vmm(s, e);
 	return rc ? rc : start_session(s, e);
 }
 
