@@ -35,10 +35,10 @@ CFLAGS ?= -O2 -g
 HARDEN := -fstack-protector-strong -D_FORTIFY_SOURCE=2 -ftrivial-auto-var-init=zero
 ALL_CFLAGS := -std=gnu11 -D_GNU_SOURCE -DCAPLOCK_PREFIX='"$(PREFIX)"' -I. $(WARN) -MMD -MP $(CFLAGS)
 
-LIB_SRC := $(wildcard boot/*.c virtio/*.c vmm/*.c) $(filter-out vmm/cli/%,$(wildcard vmm/*/*.c)) guest/frame.c
+LIB_SRC := $(wildcard boot/*.c virtio/*.c virtio/net/*.c virtio/net/gate/*.c vmm/*.c) $(filter-out vmm/cli/%,$(wildcard vmm/*/*.c)) guest/frame.c
 CLI_SRC := $(wildcard vmm/cli/*.c)
 GUEST_SRC := $(wildcard guest/*.c)
-LIBS := -larchive -lext2fs -lcom_err -lseccomp -lnettle -lzstd -lz -lm
+LIBS := -larchive -lcares -lext2fs -lcom_err -lseccomp -lnettle -lzstd -lz -lm
 
 all: $(BUILD)/caplock $(BUILD)/libcaplock.a $(BUILD)/vmlinux
 

@@ -17,8 +17,10 @@
 #include <unistd.h>
 
 #include "guest/frame.h"
+#include "guest/guest.h"
 #include "guest/log.h"
 #include "guest/proto.h"
+#include "virtio/net/link.h"
 
 enum {
 	HOSTNAME_BYTES = 64,
@@ -76,7 +78,7 @@ static void set_hostname(const char *name)
 		 name);
 	write_plain("/etc/hosts", text);
 	/* Without a server a resolver asks 127.0.0.1, where nothing answers: names fail at once. */
-	write_plain("/etc/resolv.conf", "# This sandbox has no network.\n");
+	write_plain("/etc/resolv.conf", net_has_link() ? "nameserver " LINK_DNS_TEXT "\n" : "# This sandbox has no network.\n");
 }
 
 static void set_clock(uint64_t ns)

@@ -238,6 +238,14 @@ int vq_pop(struct virtqueue *vq, struct vq_chain *chain)
 	return 1;
 }
 
+/* Takes back the last `count` vq_pop(): those chains, none of which was given back, come again. */
+void vq_unpop(struct virtqueue *vq, uint16_t count)
+{
+	assert(count <= vq->in_flight);
+	vq->next_avail -= count;
+	vq->in_flight -= count;
+}
+
 /* Gives a chain back, `written_bytes` of its writable buffers filled. The driver sees it; it may have to be signalled.
  */
 void vq_push(struct virtqueue *vq, uint16_t head, uint32_t written_bytes)

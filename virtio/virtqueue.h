@@ -43,6 +43,7 @@ struct vq_chain {
 int vq_enable(struct virtqueue *vq, bool event_idx, bool indirect);
 void vq_reset(struct virtqueue *vq);
 int vq_pop(struct virtqueue *vq, struct vq_chain *chain);
+void vq_unpop(struct virtqueue *vq, uint16_t count);
 void vq_push(struct virtqueue *vq, uint16_t head, uint32_t written_bytes);
 bool vq_should_signal(struct virtqueue *vq);
 bool vq_want_notify(struct virtqueue *vq);

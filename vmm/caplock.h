@@ -29,6 +29,13 @@ struct caplock_spec {
 	const char *workdir;        /* NULL: that of the image, or "/" */
 	const char *user;           /* NULL: that of the image, or root */
 	const char *hostname;       /* NULL: "caplock" */
+	int no_network;                          /* nonzero: no network device at all; otherwise one that reaches what is allowed */
+	const char *const *allow_hosts;          /* [tcp:|udp:]HOST[:PORT[-PORT]|:*]; HOST: name, *.NAME, *, address or range */
+	const char *const *deny_hosts;           /* likewise; wins over allow_hosts */
+	const char *const *add_hosts;            /* NAME:ADDRESS: where a name is, whatever a resolver says */
+	const char *const *allow_host_loopback;  /* ports of this host's loopback, at host.caplock.internal */
+	const char *const *dns_servers;          /* addresses; NULL: this host's */
+	unsigned mtu;                            /* of the network device: 1500 */
 	const char *kernel;         /* path of a vmlinux; NULL: the installed one */
 	unsigned timeout_ms;        /* of the whole run; 0: none */
 	int console_fd;             /* the guest's kernel messages are copied to it; -1: to nowhere */
@@ -63,6 +70,7 @@ struct caplock_result {
 	int status;         /* as an exit status */
 	char message[1024]; /* one line for the user; empty where the outcome says all */
 	char *kernel_log;   /* after a failure of the guest: its console; NULL: none. caplock_result_free() */
+	char **denied;      /* a line for each host that the network denied, ends with NULL; NULL: none. caplock_result_free() */
 	uint64_t timeline_ns[CAPLOCK_MOMENTS]; /* CLOCK_MONOTONIC; 0: not reached */
 	uint64_t cpu_before_run_ns;            /* CPU time used until T2 */
 };

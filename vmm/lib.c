@@ -4,6 +4,7 @@
 
 #include "vmm/caplock.h"
 #include "vmm/sandbox/sandbox.h"
+#include "vmm/util/strv.h"
 
 void caplock_spec_init(struct caplock_spec *spec)
 {
@@ -11,6 +12,7 @@ void caplock_spec_init(struct caplock_spec *spec)
 		.cpus = 1,
 		.memory_mb = 512,
 		.disk_mb = 5120,
+		.mtu = 1500,
 		.console_fd = -1,
 		.stdin_fd = -1,
 		.stdout_fd = -1,
@@ -31,4 +33,6 @@ void caplock_result_free(struct caplock_result *result)
 {
 	free(result->kernel_log);
 	result->kernel_log = NULL;
+	strv_free(result->denied);
+	result->denied = NULL;
 }

@@ -147,11 +147,6 @@ test_disk_size_is_a_limit() {
 	expect 0 fits
 }
 
-test_no_network_but_loopback() {
-	sandbox -- sh -c 'ls /sys/class/net; ping -c 1 127.0.0.1 >/dev/null && echo up'
-	expect 0 $'lo\nup'
-}
-
 test_clock_is_the_hosts() {
 	sandbox -- date +%s
 	expect 0

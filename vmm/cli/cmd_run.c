@@ -24,6 +24,14 @@ enum {
 	OPT_ENTRYPOINT,
 	OPT_HOSTNAME,
 	OPT_TIMEOUT,
+	OPT_ALLOW_HOST,
+	OPT_DENY_HOST,
+	OPT_ADD_HOST,
+	OPT_ALLOW_HOST_LOOPBACK,
+	OPT_DNS_SERVERS,
+	OPT_MTU,
+	OPT_NO_NETWORK,
+	OPT_QUIET,
 	OPT_KERNEL,
 	OPT_TIMING,
 	OPT_CONSOLE,
@@ -41,6 +49,14 @@ static const struct option options[] = {
 	{"entrypoint", required_argument, NULL, OPT_ENTRYPOINT},
 	{"hostname", required_argument, NULL, OPT_HOSTNAME},
 	{"timeout", required_argument, NULL, OPT_TIMEOUT},
+	{"allow-host", required_argument, NULL, OPT_ALLOW_HOST},
+	{"deny-host", required_argument, NULL, OPT_DENY_HOST},
+	{"add-host", required_argument, NULL, OPT_ADD_HOST},
+	{"allow-host-loopback", required_argument, NULL, OPT_ALLOW_HOST_LOOPBACK},
+	{"dns-servers", required_argument, NULL, OPT_DNS_SERVERS},
+	{"mtu", required_argument, NULL, OPT_MTU},
+	{"no-network", no_argument, NULL, OPT_NO_NETWORK},
+	{"quiet", no_argument, NULL, OPT_QUIET},
 	{"kernel", required_argument, NULL, OPT_KERNEL},
 	{"timing", optional_argument, NULL, OPT_TIMING},
 	{"console", no_argument, NULL, OPT_CONSOLE},
@@ -50,7 +66,9 @@ static const struct option options[] = {
 struct run_options {
 	struct caplock_spec spec;
 	struct strv env, file_env; /* -e wins over --env-file, wherever it stands */
+	struct strv allow_hosts, deny_hosts, add_hosts, loopback, dns_servers;
 	enum timing_format timing;
+	int quiet;
 };
 
 /* A whole decimal number of `what`. */
@@ -96,6 +114,24 @@ static int parse_timing(const char *text, enum timing_format *format, struct err
 	return 0;
 }
 
+/* Adds each of a comma-separated list. */
+static int add_list(struct strv *list, const char *text, const char *option, struct err *e)
+{
+	do {
+		size_t n = strcspn(text, ",");
+		char *item = n ? strndup(text, n) : NULL;
+		int rc = n == 0 ? err_set(e, -EINVAL, "%s: an empty item in the list", option)
+				: !item || strv_add(list, item) ? err_sys(e, -ENOMEM, "options") : 0;
+		free(item);
+		if (rc)
+			return rc;
+		text += n + (text[n] == ',');
+		if (text[-1] == ',' && !*text)
+			return err_set(e, -EINVAL, "%s: an empty item in the list", option);
+	} while (*text);
+	return 0;
+}
+
 static int parse_option(int option, const char *value, struct run_options *o, struct err *e)
 {
 	struct caplock_spec *s = &o->spec;
@@ -127,6 +163,24 @@ static int parse_option(int option, const char *value, struct run_options *o, st
 		return 0;
 	case OPT_TIMEOUT:
 		return parse_timeout(value, &s->timeout_ms, e);
+	case OPT_ALLOW_HOST:
+		return add_list(&o->allow_hosts, value, "--allow-host", e);
+	case OPT_DENY_HOST:
+		return add_list(&o->deny_hosts, value, "--deny-host", e);
+	case OPT_ADD_HOST:
+		return add_list(&o->add_hosts, value, "--add-host", e);
+	case OPT_ALLOW_HOST_LOOPBACK:
+		return add_list(&o->loopback, value, "--allow-host-loopback", e);
+	case OPT_DNS_SERVERS:
+		return add_list(&o->dns_servers, value, "--dns-servers", e);
+	case OPT_MTU:
+		return parse_number(value, "--mtu", &s->mtu, e);
+	case OPT_NO_NETWORK:
+		s->no_network = 1;
+		return 0;
+	case OPT_QUIET:
+		o->quiet = 1;
+		return 0;
 	case OPT_KERNEL:
 		s->kernel = value;
 		return 0;
@@ -163,6 +217,11 @@ static int parse(int argc, char **argv, struct run_options *o)
 		if (strv_set_env(&o->file_env, o->env.item[i]))
 			return cli_fail(EXIT_REFUSED, &(struct err){"out of memory"});
 	o->spec.env = (const char *const *)o->file_env.item;
+	o->spec.allow_hosts = (const char *const *)o->allow_hosts.item;
+	o->spec.deny_hosts = (const char *const *)o->deny_hosts.item;
+	o->spec.add_hosts = (const char *const *)o->add_hosts.item;
+	o->spec.allow_host_loopback = (const char *const *)o->loopback.item;
+	o->spec.dns_servers = (const char *const *)o->dns_servers.item;
 	o->spec.command = (const char *const *)argv + optind;
 	return 0;
 }
@@ -212,6 +271,8 @@ static int run(int argc, char **argv)
 	}
 	if (result.kernel_log && o.spec.console_fd < 0)
 		print_kernel_log(result.kernel_log);
+	for (char **line = result.denied; line && *line && !o.quiet; line++)
+		fprintf(stderr, "caplock: denied %s\n", *line);
 	if (o.timing != TIMING_NONE)
 		timing_print(stderr, o.timing, &result);
 	fflush(NULL);
@@ -235,6 +296,14 @@ const struct command cmd_run = {
 			{"--entrypoint PROGRAM", "instead of the image's; \"\" for none"},
 			{"--hostname NAME", "(caplock)"},
 			{"--timeout SECONDS", "end the run after this time, exit status 124"},
+			{"--allow-host HOST", "allow [tcp:|udp:]HOST[:PORT[-PORT]|:*] (80 and 443); a name, *.NAME, *, address or range"},
+			{"--deny-host HOST", "deny it, whatever is allowed"},
+			{"--add-host NAME:IP", "where NAME is, instead of asking a resolver"},
+			{"--allow-host-loopback PORT", "open a port of this host's loopback, at host.caplock.internal"},
+			{"--dns-servers IP,...", "whom to ask for allowed names (this host's)"},
+			{"--mtu BYTES", "of the network device (1500)"},
+			{"--no-network", "no network device at all"},
+			{"--quiet", "do not say what the network denied"},
 			{"--kernel PATH", "boot this vmlinux; also $CAPLOCK_KERNEL"},
 			{"--timing[=json]", "print the boot timeline to stderr at the end"},
 			{"--console", "print the guest's kernel messages to stderr"},

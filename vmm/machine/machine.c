@@ -207,7 +207,14 @@ static int create_devices(struct machine *m, struct err *e)
 	for (unsigned i = 0; i < m->config->disks; i++) {
 		struct virtio_device *d;
 		int rc = blk_create(&m->mem, &m->config->disk[i], &d, e);
-		rc = rc ? rc : plug(m, d, &m->disk_loop, e);
+		rc = rc ? rc : plug(m, d, &m->disk.loop, e);
+		if (rc)
+			return rc;
+	}
+	if (m->config->network) {
+		struct virtio_device *d;
+		int rc = net_create(&m->mem, &m->net.loop, &m->config->net, &d, e);
+		rc = rc ? rc : plug(m, d, &m->net.loop, e);
 		if (rc)
 			return rc;
 	}
@@ -296,13 +303,23 @@ static void control_ready(void *context, uint32_t events)
 		close(fd);
 }
 
-static void *disk_thread(void *arg)
+static void *run_io(void *arg)
 {
-	struct machine *m = arg;
-	int rc = loop_run(&m->disk_loop);
-	if (rc)
-		machine_end(m, MACHINE_KVM_FAILED, "the disk loop failed");
+	struct io_thread *t = arg;
+	char what[64];
+	if (loop_run(&t->loop)) {
+		snprintf(what, sizeof what, "the %s loop failed", t->name);
+		machine_end(t->machine, MACHINE_KVM_FAILED, what);
+	}
 	return NULL;
+}
+
+static int start_io(struct io_thread *t, struct machine *m, const char *name, struct err *e)
+{
+	t->machine = m;
+	t->name = name;
+	int rc = pthread_create(&t->thread, NULL, run_io, t);
+	return rc ? err_sys(e, -rc, "cannot start the %s thread", name) : 0;
 }
 
 static int start(struct machine *m, struct err *e)
@@ -311,9 +328,10 @@ static int start(struct machine *m, struct err *e)
 	int rc = loop_add(&m->main_loop, &m->control, EPOLLIN);
 	if (rc)
 		return err_sys(e, rc, "cannot watch the supervisor");
-	rc = pthread_create(&m->disk_thread, NULL, disk_thread, m);
+	rc = start_io(&m->disk, m, "disk", e);
+	rc = rc || !m->config->network ? rc : start_io(&m->net, m, "network", e);
 	if (rc)
-		return err_sys(e, -rc, "cannot start the disk thread");
+		return rc;
 	for (unsigned i = 0; i < m->config->cpus; i++) {
 		rc = vcpu_start(&m->vcpu[i], e);
 		if (rc)
@@ -335,7 +353,7 @@ void machine_run(const struct machine_config *c)
 
 	struct err e;
 	int rc = 0;
-	if (loop_create(&m->main_loop) || loop_create(&m->disk_loop))
+	if (loop_create(&m->main_loop) || loop_create(&m->disk.loop) || (c->network && loop_create(&m->net.loop)))
 		rc = err_sys(&e, -errno, "cannot make an event loop");
 	rc = rc ? rc : create_vm(m, &e);
 	rc = rc ? rc : create_vcpus(m, &e);

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "virtio/blk.h"
+#include "virtio/net/net.h"
 
 struct err;
 struct machine_status;
@@ -27,6 +28,8 @@ struct machine_config {
 	bool console; /* all kernel messages, not only those of a panic */
 	struct blk_backing disk[MACHINE_DISKS_MAX]; /* the guest's vda, vdb...; their descriptors become the machine's */
 	unsigned disks;
+	bool network;
+	struct net_config net; /* where there is a network: its device's, with its descriptors and its policy */
 	int agent_fd;                  /* the guest's first connection to PROTO_PORT gets it; becomes the machine's */
 	int control_fd;                /* messages of struct machine_message; end of file ends the machine */
 	int event_fd;                  /* eventfd, signalled when `status` changed: console, outcome */

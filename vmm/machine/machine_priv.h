@@ -26,6 +26,14 @@ struct slot {
 	struct notify_source notify[VIRTIO_QUEUES_MAX];
 };
 
+/* A thread that runs a loop of devices. */
+struct io_thread {
+	struct machine *machine;
+	const char *name;
+	struct loop loop;
+	pthread_t thread;
+};
+
 struct machine {
 	const struct machine_config *config;
 	struct machine_status *status;
@@ -38,8 +46,7 @@ struct machine {
 	unsigned slots;
 	struct virtio_device *vsock;
 	struct loop main_loop;
-	struct loop disk_loop; /* of a thread of its own: disk I/O blocks */
-	pthread_t disk_thread;
+	struct io_thread disk, net; /* disk I/O blocks; the network is busy */
 	struct loop_source control;
 	pthread_mutex_t serial_lock;
 	struct serial serial;

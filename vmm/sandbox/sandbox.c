@@ -47,6 +47,7 @@
 #include "vmm/machine/status.h"
 #include "vmm/sandbox/agent.h"
 #include "vmm/sandbox/kernel.h"
+#include "vmm/sandbox/network.h"
 #include "vmm/sandbox/process.h"
 #include "vmm/spec/spec.h"
 #include "vmm/util/err.h"
@@ -68,6 +69,7 @@ struct sandbox {
 	struct caplock_result *result;
 	struct machine_config machine;
 	char kernel_path[PATH_MAX];
+	struct network network;
 	struct image image;
 	struct store *store;
 	struct spec_command command;
@@ -359,6 +361,7 @@ static int prepare(struct sandbox *s, struct err *e)
 	static char *const shell[] = {"sh", NULL};
 	struct image_config base = {.cmd = (char **)shell};
 	rc = rc ? rc : spec_command(s->spec, s->spec->image ? &s->image.config : &base, &s->command, e);
+	rc = rc ? rc : network_prepare(&s->network, s->spec, &s->machine, e);
 	rc = rc ? rc : kernel_open(s->spec->kernel, &s->machine.kernel_fd, s->kernel_path, e);
 	if (rc)
 		return rc;
@@ -428,6 +431,9 @@ static void close_machine_fds(struct machine_config *c)
 	io_close(&c->kernel_fd);
 	io_close(&c->agent_fd);
 	io_close(&c->control_fd);
+	io_close(&c->net.gate_fd);
+	io_close(&c->net.report_fd);
+	policy_free(&c->net.policy);
 	for (unsigned i = 0; i < c->disks; i++)
 		io_close(&c->disk[i].fd);
 }
@@ -445,6 +451,8 @@ static int start_vmm(struct sandbox *s, struct err *e)
 	process_keep(&p, c->agent_fd);
 	process_keep(&p, c->control_fd);
 	process_keep(&p, c->event_fd);
+	process_keep(&p, c->net.gate_fd);
+	process_keep(&p, c->net.report_fd);
 	for (unsigned i = 0; i < c->disks; i++)
 		process_keep(&p, c->disk[i].fd);
 	int rc = process_start(&p, &s->vmm.fd, e);
@@ -490,6 +498,7 @@ static int start(struct sandbox *s, struct err *e)
 		return err_sys(e, rc, "cannot watch the machine");
 	s->vmm = (struct loop_source){.fd = -1, .ready = explain_loss, .context = s};
 	rc = start_vmm(s, e);
+	rc = rc ? rc : network_start(&s->network, &s->loop, e);
 	return rc ? rc : start_session(s, e);
 }
 
@@ -498,6 +507,7 @@ static void report(struct sandbox *s)
 	for (int i = 0; i < CAPLOCK_MOMENTS; i++)
 		s->result->timeline_ns[i] = atomic_load(&s->status->timeline_ns[i]);
 	s->result->cpu_before_run_ns = atomic_load(&s->status->cpu_before_run_ns);
+	s->result->denied = network_denied(&s->network);
 	copy_console(s, CONSOLE_WAIT_MS);
 }
 
@@ -525,6 +535,8 @@ struct sandbox *sandbox_run(const struct caplock_spec *spec, uint64_t start_ns, 
 	s->result = result;
 	s->session_fd = s->control_fd = s->event.fd = s->signals.fd = s->timer.fd = s->loop.epoll_fd = s->loop.stop_fd = -1;
 	s->grace.fd = s->console.fd = s->vmm.fd = -1;
+	s->machine.net.gate_fd = s->machine.net.report_fd = -1;
+	s->network.gate_pidfd = s->network.gate.vmm_fd = s->network.report.fd = -1;
 	s->machine.kernel_fd = s->machine.agent_fd = s->machine.control_fd = s->machine.event_fd = -1;
 	atomic_store(&s->status->timeline_ns[TIMELINE_START], start_ns);
 	atomic_store(&s->status->timeline_ns[TIMELINE_MAIN], main_ns);
@@ -548,6 +560,7 @@ void sandbox_destroy(struct sandbox *s)
 	if (!s)
 		return;
 	agent_session_destroy(s->session);
+	network_end(&s->network);
 	close_machine_fds(&s->machine);
 	io_close(&s->session_fd);
 	io_close(&s->control_fd);

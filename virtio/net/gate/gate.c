@@ -1,0 +1,374 @@
+/*
+ * The gate.
+ *
+ * Theory of operation
+ * -------------------
+ * Purpose: opens flows. A request of the vmm names a host and a port; the gate decides by its own copy of the policy,
+ * resolves the name, drops every address that the policy does not allow, and connects to one of the rest: exactly the
+ * address that was checked. The connected socket goes to the vmm, and the gate has nothing more to do with the flow.
+ *
+ * Trust boundary: requests come from the process that parses the guest's bytes, so they are checked as if the guest had
+ * written them. The gate sees no frame and no byte of a plain flow.
+ *
+ * Connecting: addresses in the resolver's order, the next one when the last has failed or HEAD_START_MS has passed (RFC
+ * 8305). Nothing blocks; a request that cannot be started gets an error at once.
+ *
+ * Life: it ends with the vmm's end of the socket. When it dies first, the vmm denies every new flow.
+ */
+#include "virtio/net/gate/gate.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "virtio/net/gate/proto.h"
+#include "virtio/net/gate/resolve.h"
+#include "vmm/util/io.h"
+#include "vmm/util/loop.h"
+
+enum {
+	DIALS_MAX = 1024,
+	HEAD_START_MS = 250, /* of an address over the next */
+	DIAL_MS = 30000,
+};
+
+struct gate;
+struct dial;
+
+struct attempt {
+	struct loop_source source; /* fd -1: none */
+	struct dial *dial;
+	struct ip_addr addr;
+};
+
+/* A flow that is being opened. */
+struct dial {
+	struct gate *gate;
+	struct dial *next;
+	struct gate_request request;
+	struct policy_request wanted;
+	struct attempt attempt[RESOLVE_MAX];
+	unsigned count, started;
+	uint64_t next_ms, end_ms; /* when to try the next address; to give up */
+	int error;                /* of the last attempt */
+};
+
+struct gate {
+	const struct gate_config *config;
+	struct loop loop;
+	struct loop_source vmm;
+	struct resolver *resolver;
+	struct dial *dials;
+	unsigned dial_count;
+	bool ended;
+};
+
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* ---- Addresses ---- */
+
+static socklen_t socket_address(const struct ip_addr *a, uint16_t port, struct sockaddr_storage *out)
+{
+	*out = (struct sockaddr_storage){0};
+	if (addr_is_v4(a)) {
+		struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(addr_to_v4(a))}};
+		memcpy(out, &v4, sizeof v4);
+		return sizeof v4;
+	}
+	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+	memcpy(&v6.sin6_addr, a->byte, 16);
+	memcpy(out, &v6, sizeof v6);
+	return sizeof v6;
+}
+
+/* Whether the address is one of this host's: then the way to it begins there. */
+static bool is_own(const struct ip_addr *a)
+{
+	struct sockaddr_storage to, from;
+	socklen_t bytes = socket_address(a, 9, &to), from_bytes = sizeof from;
+	int fd = socket(to.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool own = false;
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&to, bytes) == 0 &&
+	    getsockname(fd, (struct sockaddr *)&from, &from_bytes) == 0 && from.ss_family == to.ss_family)
+		own = addr_is_v4(a) ? ((struct sockaddr_in *)&from)->sin_addr.s_addr == ((struct sockaddr_in *)&to)->sin_addr.s_addr
+				    : memcmp(&((struct sockaddr_in6 *)&from)->sin6_addr, a->byte, 16) == 0;
+	io_close(&fd);
+	return own;
+}
+
+/* ---- Answers ---- */
+
+static void answer(struct gate *g, const struct gate_request *request, int fd, const struct ip_addr *addr, int error,
+		   const char *reason)
+{
+	struct gate_reply reply = {.id = request->id, .error = error};
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(sizeof fd)];
+	} control = {0};
+	struct iovec iov = {&reply, sizeof reply};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+	if (addr)
+		reply.addr = *addr;
+	if (reason)
+		snprintf(reply.reason, sizeof reply.reason, "%s", reason);
+	if (fd >= 0) {
+		m.msg_control = &control;
+		m.msg_controllen = sizeof control;
+		struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+		*c = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+		memcpy(CMSG_DATA(c), &fd, sizeof fd);
+	}
+	while (sendmsg(g->vmm.fd, &m, MSG_NOSIGNAL) < 0)
+		if (errno != EINTR && errno != ETOOMANYREFS) {
+			g->ended = true;
+			return;
+		}
+}
+
+static void attempt_end(struct attempt *a)
+{
+	if (a->source.fd < 0)
+		return;
+	loop_remove(&a->dial->gate->loop, &a->source);
+	io_close(&a->source.fd);
+}
+
+static void dial_destroy(struct dial *d)
+{
+	struct gate *g = d->gate;
+	struct dial **at = &g->dials;
+	while (*at != d)
+		at = &(*at)->next;
+	*at = d->next;
+	g->dial_count--;
+	for (unsigned i = 0; i < d->started; i++)
+		attempt_end(&d->attempt[i]);
+	free(d);
+}
+
+static void dial_fail(struct dial *d, int error, const char *reason)
+{
+	answer(d->gate, &d->request, -1, NULL, error, reason);
+	dial_destroy(d);
+}
+
+/* ---- Connecting ---- */
+
+static void start_next(struct dial *d);
+
+static void connected(struct dial *d, struct attempt *a)
+{
+	static const int on = 1;
+	if (d->wanted.proto == NET_TCP)
+		setsockopt(a->source.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* the guest has waited, if it wants that */
+	answer(d->gate, &d->request, a->source.fd, &a->addr, 0, NULL);
+	dial_destroy(d);
+}
+
+static void attempt_ready(void *context, uint32_t events)
+{
+	(void)events;
+	struct attempt *a = context;
+	struct dial *d = a->dial;
+	int error = 0;
+	socklen_t bytes = sizeof error;
+	if (getsockopt(a->source.fd, SOL_SOCKET, SO_ERROR, &error, &bytes))
+		error = errno;
+	if (error == 0) {
+		connected(d, a);
+		return;
+	}
+	d->error = error;
+	attempt_end(a);
+	start_next(d);
+}
+
+static int start(struct attempt *a)
+{
+	struct dial *d = a->dial;
+	struct sockaddr_storage to;
+	socklen_t bytes = socket_address(&a->addr, d->wanted.port, &to);
+	int type = d->wanted.proto == NET_TCP ? SOCK_STREAM : SOCK_DGRAM;
+	a->source = (struct loop_source){
+		.fd = socket(to.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), .ready = attempt_ready, .context = a};
+	if (a->source.fd < 0)
+		return -errno;
+	if (connect(a->source.fd, (struct sockaddr *)&to, bytes) && errno != EINPROGRESS)
+		return -errno;
+	return loop_add(&d->gate->loop, &a->source, EPOLLOUT);
+}
+
+/* Tries the next address that there is. Where none is left and none is under way, the dial has failed; it is gone then. */
+static void start_next(struct dial *d)
+{
+	while (d->started < d->count) {
+		struct attempt *a = &d->attempt[d->started++];
+		int rc = start(a);
+		if (rc == 0) {
+			d->next_ms = now_ms() + HEAD_START_MS;
+			return;
+		}
+		d->error = -rc;
+		io_close(&a->source.fd);
+	}
+	d->next_ms = 0;
+	for (unsigned i = 0; i < d->started; i++)
+		if (d->attempt[i].source.fd >= 0)
+			return;
+	dial_fail(d, d->error, NULL);
+}
+
+/* The addresses of the name are known: those that the policy allows are dialled. */
+static void resolved(void *context, const struct ip_addr *addr, unsigned count, int error)
+{
+	struct dial *d = context;
+	struct policy_decision denied = {POLICY_DENY, NULL};
+	for (unsigned i = 0; i < count && d->count < RESOLVE_MAX; i++) {
+		struct policy_decision decision =
+			policy_decide_address(&d->gate->config->policy, &d->wanted, &addr[i], is_own(&addr[i]));
+		if (decision.verdict == POLICY_DENY) {
+			denied = decision;
+			continue;
+		}
+		d->attempt[d->count++] = (struct attempt){.source.fd = -1, .dial = d, .addr = addr[i]};
+	}
+	if (d->count)
+		start_next(d);
+	else
+		dial_fail(d, count ? EPERM : error, denied.reason);
+}
+
+/* Where a name is that no resolver is asked for. Returns how many addresses there are. */
+static unsigned known_addresses(const struct dial *d, struct ip_addr out[RESOLVE_MAX])
+{
+	static const struct ip_addr loopback_v6 = {{[15] = 1}};
+	unsigned count = 0;
+	if (!d->wanted.name) {
+		out[count++] = d->wanted.addr;
+	} else if (strcmp(d->wanted.name, POLICY_HOST_NAME) == 0) {
+		out[count++] = addr_v4(INADDR_LOOPBACK);
+		out[count++] = loopback_v6;
+	} else {
+		size_t from = 0;
+		while (count < RESOLVE_MAX && policy_pinned(&d->gate->config->policy, d->wanted.name, &from, &out[count]))
+			count++;
+	}
+	return count;
+}
+
+static void start_dial(struct dial *d)
+{
+	struct gate *g = d->gate;
+	struct ip_addr known[RESOLVE_MAX];
+	unsigned count = known_addresses(d, known);
+	int rc = 0;
+	if (count == 0 && !g->resolver) /* not before a name is to be resolved */
+		rc = resolver_create(&g->loop, g->config->dns_servers, &g->resolver);
+	if (count)
+		resolved(d, known, count, 0);
+	else if (rc)
+		dial_fail(d, -rc, NULL);
+	else
+		resolver_ask(g->resolver, d->wanted.name, resolved, d);
+}
+
+/* ---- Requests ---- */
+
+static bool is_valid(struct gate_request *r)
+{
+	char canonical[NAME_BYTES];
+	size_t at;
+	if (!memchr(r->name, 0, sizeof r->name) || r->proto > NET_UDP || r->port == 0)
+		return false;
+	return r->name[0] == 0 || (!name_canonical(r->name, strlen(r->name), canonical, &at) && strcmp(canonical, r->name) == 0);
+}
+
+static void take_request(struct gate *g, struct gate_request *r)
+{
+	if (!is_valid(r)) {
+		answer(g, r, -1, NULL, EINVAL, NULL);
+		return;
+	}
+	struct dial *d = g->dial_count < DIALS_MAX ? calloc(1, sizeof *d) : NULL;
+	if (!d) {
+		answer(g, r, -1, NULL, EAGAIN, NULL);
+		return;
+	}
+	d->gate = g;
+	d->next = g->dials;
+	g->dials = d;
+	g->dial_count++;
+	d->request = *r;
+	d->wanted = (struct policy_request){
+		.proto = r->proto, .name = r->name[0] ? d->request.name : NULL, .addr = r->addr, .port = r->port};
+	d->end_ms = now_ms() + DIAL_MS;
+	struct policy_decision decision = policy_decide(&g->config->policy, &d->wanted);
+	if (decision.verdict == POLICY_DENY)
+		dial_fail(d, EPERM, decision.reason);
+	else
+		start_dial(d);
+}
+
+static void vmm_ready(void *context, uint32_t events)
+{
+	(void)events;
+	struct gate *g = context;
+	struct gate_request r;
+	ssize_t n;
+	while (!g->ended && (n = recv(g->vmm.fd, &r, sizeof r, MSG_DONTWAIT)) != 0) {
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return;
+		if (n != sizeof r)
+			break;
+		take_request(g, &r);
+	}
+	g->ended = true;
+}
+
+/* ---- Time ---- */
+
+/* Does what is due. Returns how long until something is next; -1: nothing waits. */
+static int tick(struct gate *g)
+{
+	uint64_t now = now_ms(), next = UINT64_MAX;
+	resolver_tick(g->resolver);
+	for (struct dial *d = g->dials, *following; d; d = following) {
+		following = d->next;
+		if (d->end_ms <= now) {
+			dial_fail(d, ETIMEDOUT, NULL);
+			continue;
+		}
+		uint64_t due = d->next_ms && d->started < d->count && d->next_ms < d->end_ms ? d->next_ms : d->end_ms;
+		if (due <= now) {
+			start_next(d);
+			due = now + 1;
+		}
+		next = due < next ? due : next;
+	}
+	int resolver_ms = resolver_timeout_ms(g->resolver);
+	int ms = next == UINT64_MAX ? -1 : (int)(next - now);
+	return resolver_ms >= 0 && (ms < 0 || resolver_ms < ms) ? resolver_ms : ms;
+}
+
+/* Runs the gate, in a process of its own, until the vmm is gone. */
+void gate_run(const struct gate_config *c)
+{
+	struct gate g = {.config = c};
+	g.vmm = (struct loop_source){.fd = c->vmm_fd, .ready = vmm_ready, .context = &g};
+	if (loop_create(&g.loop) || loop_add(&g.loop, &g.vmm, EPOLLIN))
+		return;
+	while (!g.ended)
+		if (loop_step(&g.loop, tick(&g)) < 0)
+			return;
+}

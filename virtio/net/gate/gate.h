@@ -1,0 +1,15 @@
+/* The gate: the only process of a sandbox that opens network connections. */
+#ifndef CAPLOCK_GATE_GATE_H
+#define CAPLOCK_GATE_GATE_H
+
+#include "virtio/net/policy.h"
+
+struct gate_config {
+	struct policy policy;           /* the gate's own copy */
+	const char *const *dns_servers; /* addresses, ends with NULL; NULL: the host's */
+	int vmm_fd;                     /* requests and replies (gate/proto.h); its end is the gate's */
+};
+
+void gate_run(const struct gate_config *c);
+
+#endif

@@ -1,0 +1,30 @@
+/*
+ * Between the network device and the gate: one message each way on a SOCK_SEQPACKET socket. Both are of one program, so the
+ * layout is the compiler's.
+ */
+#ifndef CAPLOCK_GATE_PROTO_H
+#define CAPLOCK_GATE_PROTO_H
+
+#include <stdint.h>
+
+#include "virtio/net/addr.h"
+#include "virtio/net/name.h"
+
+/* The guest wants a flow. */
+struct gate_request {
+	uint64_t id;
+	struct ip_addr addr;   /* where there is no name */
+	char name[NAME_BYTES]; /* canonical; "": none */
+	uint16_t port;
+	uint8_t proto; /* enum net_proto */
+};
+
+/* What became of it; with the connected socket (SCM_RIGHTS) where error is 0. */
+struct gate_reply {
+	uint64_t id;
+	int32_t error;       /* 0, or an errno */
+	struct ip_addr addr; /* that was dialled */
+	char reason[64];     /* of a denial: EPERM */
+};
+
+#endif

@@ -1,0 +1,74 @@
+/* The device's side of gate/proto.h. */
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "virtio/net/gate/proto.h"
+#include "virtio/net/net_priv.h"
+#include "virtio/net/report.h"
+#include "vmm/util/io.h"
+
+/* Takes one reply. Returns false where there is none now. */
+static bool receive(struct net *n)
+{
+	struct gate_reply reply;
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = {&reply, sizeof reply};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+	int fd = -1;
+	ssize_t bytes = recvmsg(n->gate.fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	if (bytes < 0 && (errno == EAGAIN || errno == EINTR))
+		return errno == EINTR;
+	struct cmsghdr *c = bytes > 0 ? CMSG_FIRSTHDR(&m) : NULL;
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof fd))
+		memcpy(&fd, CMSG_DATA(c), sizeof fd);
+	if (bytes != sizeof reply) { /* the gate is gone: what was asked of it is denied, and so is all that follows */
+		io_close(&fd);
+		loop_remove(n->loop, &n->gate);
+		io_close(&n->gate.fd);
+		tcp_gate_lost(n);
+		return false;
+	}
+	reply.reason[sizeof reply.reason - 1] = 0;
+	tcp_opened(n, reply.id, fd, reply.error, reply.reason);
+	return true;
+}
+
+static void ready(void *context, uint32_t events)
+{
+	(void)events;
+	struct net *n = context;
+	pthread_mutex_lock(&n->device.lock);
+	while (n->gate.fd >= 0 && receive(n))
+		;
+	tcp_flush(n);
+	pthread_mutex_unlock(&n->device.lock);
+}
+
+/* Takes n->config.gate_fd over. Returns 0 or -errno. */
+int gate_client_create(struct net *n)
+{
+	n->gate = (struct loop_source){.fd = n->config.gate_fd, .ready = ready, .context = n};
+	n->config.gate_fd = -1;
+	return n->gate.fd < 0 ? 0 : loop_add(n->loop, &n->gate, EPOLLIN);
+}
+
+void gate_client_destroy(struct net *n)
+{
+	io_close(&n->gate.fd);
+}
+
+/* Asks the gate for a flow; tcp_opened() gets the answer for `id`. Returns 0 or -errno, where nobody will answer. */
+int gate_ask(struct net *n, uint64_t id, const struct policy_request *r)
+{
+	struct gate_request request = {.id = id, .addr = r->addr, .port = r->port, .proto = (uint8_t)r->proto};
+	if (r->name)
+		strcpy(request.name, r->name);
+	if (n->gate.fd < 0)
+		return -EPIPE;
+	return send(n->gate.fd, &request, sizeof request, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}

@@ -1,0 +1,153 @@
+/* The inside of the network device, shared by the files of virtio/net. */
+#ifndef CAPLOCK_NET_NET_PRIV_H
+#define CAPLOCK_NET_NET_PRIV_H
+
+#include <linux/virtio_net.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "virtio/device.h"
+#include "virtio/net/addr.h"
+#include "virtio/net/dns.h"
+#include "virtio/net/names.h"
+#include "virtio/net/net.h"
+#include "virtio/net/policy.h"
+#include "vmm/util/loop.h"
+
+enum {
+	ETH_HEAD_BYTES = 14,
+	FRAME_HEAD_BYTES = 256, /* of a frame, copied: all headers, and all of a small packet */
+	GSO_MAX_BYTES = 65535,  /* of an IP packet */
+
+	IP_ICMP = 1,
+	IP_TCP = 6,
+	IP_UDP = 17,
+	IP_ICMPV6 = 58,
+};
+
+/* What happened to frames and flows; only ever counted up. */
+struct net_counters {
+	uint64_t frames_in, frames_out;
+	uint64_t malformed;   /* lengths or headers that contradict each other */
+	uint64_t fragments;   /* refused: nothing that we offer needs them */
+	uint64_t unsupported; /* other protocols, extension headers, addresses that are not the guest's */
+	uint64_t unsent;      /* replies for which the guest had no buffer */
+	uint64_t flows, denied, over_limit;
+};
+
+/* A frame of the guest's. Headers are read from `head`, which the guest cannot change any more. */
+struct frame {
+	const struct vq_chain *chain;
+	struct virtio_net_hdr_v1 vnet;
+	uint8_t head[FRAME_HEAD_BYTES];
+	size_t head_bytes; /* in `head` */
+	size_t bytes;      /* of the frame */
+};
+
+/* An IP packet in a frame; offsets are from the frame's start. */
+struct packet {
+	const struct frame *frame;
+	struct ip_addr from, to;
+	uint8_t proto;
+	size_t offset; /* of the payload's header: within frame->head for at least 8 bytes */
+	size_t bytes;  /* from there on */
+};
+
+/* What is to be sent: a transport header, whose checksum is filled in here, and data. */
+struct segment_out {
+	struct ip_addr from, to;
+	uint8_t proto;
+	uint8_t *head; /* checksum field 0 */
+	size_t head_bytes;
+	const void *data;
+	size_t data_bytes;
+	uint16_t gso_bytes; /* of data in each packet that it stands for; 0: it is one packet */
+};
+
+struct tcp;
+struct udp;
+struct gate_client;
+
+struct net {
+	struct virtio_device device; /* first: the ops cast */
+	struct loop *loop;
+	struct net_config config;
+	struct virtio_net_config space;
+	struct names names;
+	struct tcp *tcp;
+	struct udp *udp;
+	struct loop_source gate;
+	struct loop_source report;
+	struct loop_source wake; /* of the loop, for what a vCPU's thread began */
+	struct net_counters count;
+	struct vq_chain tx; /* the chain at hand */
+	struct vq_chain rx;
+	bool rx_starved; /* something waits for the guest's buffers */
+};
+
+/* net.c */
+bool net_running(const struct net *n);
+int net_send_frame(struct net *n, const void *head, size_t head_bytes, const void *data, size_t data_bytes,
+		   const struct virtio_net_hdr_v1 *vnet);
+bool net_offers(const struct net *n, unsigned feature);
+
+/* eth.c, ip.c */
+void eth_input(struct net *n, const struct frame *f);
+void ip4_input(struct net *n, const struct frame *f);
+void ip6_input(struct net *n, const struct frame *f);
+int ip_send(struct net *n, struct segment_out *s);
+size_t packet_copy(const struct packet *p, size_t offset, void *to, size_t len_bytes);
+uint32_t sum_bytes(uint32_t sum, const void *data, size_t len_bytes);
+uint16_t sum_fold(uint32_t sum);
+
+/* icmp.c */
+void icmp_input(struct net *n, const struct packet *p);
+void icmp6_input(struct net *n, const struct packet *p);
+
+/* udp.c */
+void udp_input(struct net *n, const struct packet *p);
+int udp_reply(struct net *n, const struct ip_addr *from, uint16_t from_port, const struct ip_addr *to, uint16_t to_port,
+	      const void *data, size_t data_bytes);
+size_t resolver_answer(struct net *n, const uint8_t *query, size_t query_bytes, uint8_t out[DNS_ANSWER_MAX_BYTES]);
+
+/* dhcp.c */
+void dhcp_input(struct net *n, const struct packet *p);
+
+/* tcp.c */
+int tcp_create(struct net *n);
+void tcp_destroy(struct net *n);
+void tcp_reset(struct net *n);
+void tcp_input(struct net *n, const struct packet *p);
+void tcp_flush(struct net *n);
+void tcp_gate_lost(struct net *n);
+void tcp_opened(struct net *n, uint64_t id, int fd, int error, const char *reason);
+
+/* gate_client.c */
+int gate_client_create(struct net *n);
+void gate_client_destroy(struct net *n);
+int gate_ask(struct net *n, uint64_t id, const struct policy_request *r);
+
+static inline uint16_t get16(const uint8_t *p)
+{
+	return (uint16_t)(p[0] << 8 | p[1]);
+}
+
+static inline uint32_t get32(const uint8_t *p)
+{
+	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static inline void set16(uint8_t *p, unsigned value)
+{
+	p[0] = (uint8_t)(value >> 8);
+	p[1] = (uint8_t)value;
+}
+
+static inline void set32(uint8_t *p, uint32_t value)
+{
+	set16(p, value >> 16);
+	set16(p + 2, value & 0xffff);
+}
+
+#endif

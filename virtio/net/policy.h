@@ -1,0 +1,90 @@
+/* The network policy: what a sandbox may reach. Default-deny; no state but the rules. */
+#ifndef CAPLOCK_NET_POLICY_H
+#define CAPLOCK_NET_POLICY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "virtio/net/addr.h"
+#include "virtio/net/name.h"
+
+struct buf;
+struct err;
+
+#define POLICY_HOST_NAME "host.caplock.internal" /* the host's loopback, where a rule opens a port of it */
+
+enum { POLICY_RULES_MAX = 4096 };
+
+enum net_proto {
+	NET_TCP,
+	NET_UDP,
+};
+
+enum policy_match {
+	MATCH_ANY,   /* every name */
+	MATCH_NAME,  /* this name */
+	MATCH_UNDER, /* every name below this one */
+	MATCH_NET,   /* addresses */
+};
+
+struct policy_rule {
+	enum policy_match match;
+	enum net_proto proto;
+	bool any_proto; /* of a deny rule without "tcp:" or "udp:" */
+	bool raw;       /* "tcp:", "udp:": what flows is not looked at */
+	bool web;       /* ports 80 and 443; otherwise the range */
+	uint16_t port_first, port_last;
+	char name[NAME_BYTES];
+	struct ip_net net;
+};
+
+/* NAME:IP of --add-host: where a name is, whatever a resolver says. */
+struct policy_pin {
+	char name[NAME_BYTES];
+	struct ip_addr addr;
+};
+
+/* Zero-initialise it to start: it denies everything. policy_free() to end. */
+struct policy {
+	struct policy_rule *allow, *deny;
+	size_t allow_count, deny_count;
+	struct policy_pin *pin;
+	size_t pin_count;
+	uint16_t *loopback_port;
+	size_t loopback_port_count;
+	bool allow_public; /* every public name and address: --learn */
+};
+
+enum policy_verdict {
+	POLICY_DENY,
+	POLICY_ALLOW,     /* and names in TLS and HTTP must be the flow's */
+	POLICY_ALLOW_RAW, /* whatever flows */
+};
+
+/* A flow that the guest wants, to a name or, where that is NULL, to an address. */
+struct policy_request {
+	enum net_proto proto;
+	const char *name; /* canonical */
+	struct ip_addr addr;
+	uint16_t port;
+};
+
+struct policy_decision {
+	enum policy_verdict verdict;
+	const char *reason; /* static; of a denial */
+};
+
+int policy_add_allow(struct policy *p, const char *text, struct err *e);
+int policy_add_deny(struct policy *p, const char *text, struct err *e);
+int policy_add_pin(struct policy *p, const char *text, struct err *e);
+int policy_add_loopback(struct policy *p, const char *text, struct err *e);
+void policy_free(struct policy *p);
+
+struct policy_decision policy_decide(const struct policy *p, const struct policy_request *r);
+struct policy_decision policy_decide_address(const struct policy *p, const struct policy_request *r, const struct ip_addr *addr,
+					     bool own);
+bool policy_resolves(const struct policy *p, const char *name);
+bool policy_pinned(const struct policy *p, const char *name, size_t *from, struct ip_addr *out);
+
+#endif
