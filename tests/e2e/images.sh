@@ -1,10 +1,6 @@
 # Real images, made and imported by tests/e2e/prepare.
 # shellcheck shell=bash
 
-images() {
-	export XDG_DATA_HOME=$CAPLOCK_E2E/data
-}
-
 python() {
 	images
 	cap run --memory 256 --timeout 200 --image debian -- python3 -c "$1"

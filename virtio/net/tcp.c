@@ -19,6 +19,10 @@
  * kept until it is acknowledged, for a guest may drop what it was given. There is no congestion to control; a timer sends
  * again from the first unacknowledged byte.
  *
+ * What a flow says is looked at where the policy allowed it for TLS and HTTP only (inspect.c): data is then kept until it
+ * may pass. A flow without a socket is answered here: DNS over TCP, and requests that get a page that says why they are
+ * denied. So is the rest of a flow whose request was denied.
+ *
  * Everything a flow owes the guest is state (owes_ack, fin...), never a queue of packets. Flows that may have something to
  * send are in a queue and take turns; when the guest has no buffer left, the queue waits for its next notification.
  *
@@ -26,6 +30,7 @@
  * guest's bytes reach the socket once and in order, or the flow ends by RST on both sides.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -34,6 +39,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "virtio/net/inspect.h"
 #include "virtio/net/link.h"
 #include "virtio/net/net_priv.h"
 #include "virtio/net/report.h"
@@ -60,6 +66,10 @@ enum {
 	RTO_MAX_MS = 10000,
 	RETRIES_MAX = 12,
 	TIME_WAIT_MS = 1000,
+	LOCAL_MAX_MS = 30000, /* of a flow that is answered here */
+	LOCAL_SEND_MAX_BYTES = 64 << 10,
+	PAGE_MAX_BYTES = 2048,
+	PORT_HTTP = 80,
 	DUPLICATE_ACKS = 3,
 
 	FIN = 1,
@@ -74,6 +84,14 @@ enum state {
 	SYN_RECEIVED,
 	OPEN,
 	TIME_WAIT,
+};
+
+/* Who answers a flow. */
+enum service {
+	SERVICE_SERVER, /* the socket */
+	SERVICE_DNS,
+	SERVICE_PAGE, /* a denial, in HTTP */
+	SERVICE_DONE, /* nobody any more: what the guest still says is dropped */
 };
 
 /* Data from the socket, until the guest has acknowledged all of it. */
@@ -94,6 +112,8 @@ struct flow {
 	struct ip_addr guest, remote;
 	uint16_t guest_port, remote_port;
 	struct name_entry *name; /* NULL: the guest has only the address */
+	enum service service;
+	uint64_t expires_ms; /* of a flow that is answered here; 0: it does not */
 	struct loop_source source; /* fd -1: none (yet) */
 	bool readable, writable;
 
@@ -112,6 +132,8 @@ struct flow {
 	/* From the guest. */
 	uint32_t rcv_nxt, rcv_edge; /* edge: of the window that we told */
 	struct buf kept;
+	struct inspect inspect;
+	size_t passed; /* of what is kept: it may go to the socket, while the flow is looked at */
 	bool guest_ended, guest_ended_first, shut;
 
 	uint64_t from_guest_bytes, to_guest_bytes, start_ms;
@@ -345,6 +367,20 @@ static uint32_t segment_max(const struct flow *f)
 	return SEGMENT_MAX_BYTES / f->mss * f->mss;
 }
 
+static void look(struct flow *f);
+static void to_socket(struct flow *f);
+
+static void add_segment(struct flow *f, struct segment *s, size_t bytes)
+{
+	*s = (struct segment){.seq = f->snd_end, .bytes = (uint32_t)bytes};
+	*f->last = s;
+	f->last = &s->next;
+	if (!f->cursor)
+		f->cursor = s;
+	f->snd_end += (uint32_t)bytes;
+	f->to_guest_bytes += bytes;
+}
+
 /* Reads one segment from the socket. Returns whether there is something new to send. */
 static bool read_segment(struct flow *f)
 {
@@ -367,13 +403,12 @@ static bool read_segment(struct flow *f)
 		return true;
 	}
 	struct segment *smaller = (uint32_t)n < max ? realloc(s, sizeof *s + (size_t)n) : s;
-	s = smaller ? smaller : s;
-	*s = (struct segment){.seq = f->snd_end, .bytes = (uint32_t)n};
-	*f->last = s;
-	f->last = &s->next;
-	f->cursor = s;
-	f->snd_end += (uint32_t)n;
-	f->to_guest_bytes += (uint64_t)n;
+	add_segment(f, smaller ? smaller : s, (size_t)n);
+	if (f->inspect.kind != INSPECT_OFF) {
+		inspect_server(&f->inspect, f->cursor->data, (size_t)n);
+		look(f);
+		to_socket(f);
+	}
 	return true;
 }
 
@@ -463,6 +498,7 @@ static void end_flow(struct flow *f)
 		return;
 	}
 	close_socket(f, false);
+	f->expires_ms = 0;
 	f->state = TIME_WAIT;
 	set_deadline(f, TIME_WAIT_MS);
 }
@@ -504,6 +540,7 @@ void tcp_flush(struct net *n)
 		leave_turn(f);
 		if (take_turn(f) == -EAGAIN) {
 			/* First again when there is room. */
+			leave_turn(f);
 			f->in_turn = true;
 			f->turn_next = t->turn_first;
 			if (!t->turn_first)
@@ -514,14 +551,127 @@ void tcp_flush(struct net *n)
 	}
 }
 
+/* ---- Flows that are answered here ---- */
+
+/* Queues data of our own for the guest. */
+static void say(struct flow *f, const void *data, size_t bytes)
+{
+	struct segment *s = malloc(sizeof *s + bytes);
+	if (!s) {
+		f->owes_rst = true;
+		return;
+	}
+	memcpy(s->data, data, bytes);
+	add_segment(f, s, bytes);
+}
+
+static void expire_after(struct flow *f, unsigned after_ms)
+{
+	struct tcp *t = f->net->tcp;
+	f->expires_ms = now_ms() + after_ms;
+	if (t->timer_ms == 0 || f->expires_ms < t->timer_ms)
+		set_timer(t, f->expires_ms);
+}
+
+/* The server has no part in the flow any more: we close it, and drop what comes. */
+static void finish_here(struct flow *f)
+{
+	close_socket(f, true);
+	drop_kept(f);
+	f->inspect.kind = INSPECT_OFF;
+	f->passed = 0;
+	f->service = SERVICE_DONE;
+	f->host_ended = f->shut = true;
+	expire_after(f, LOCAL_MAX_MS);
+	join_turn(f);
+}
+
+/* Answers a request with what is wrong with it, and the option that would allow it. */
+static void say_page(struct flow *f, unsigned status, const char *reason)
+{
+	char page[PAGE_MAX_BYTES], text[PAGE_MAX_BYTES - 512], address[ADDR_TEXT_BYTES], port[16] = "";
+	const char *host = f->name ? f->name->name : addr_text(&f->remote, address);
+	const char *title = status == 403 ? "Forbidden" : status == 405 ? "Method Not Allowed" : status == 421 ? "Misdirected Request"
+			    : status == 431 ? "Request Header Fields Too Large" : "Bad Request";
+	bool v6 = !f->name && !addr_is_v4(&f->remote);
+	if (f->remote_port != PORT_HTTP)
+		snprintf(port, sizeof port, ":%u", f->remote_port);
+	int n = snprintf(text, sizeof text, "caplock denied this request to %s%s: %s.\n", host, port, reason);
+	if (status == 403)
+		snprintf(text + n, sizeof text - (size_t)n, "To allow this host, start the sandbox with --allow-host %s%s%s%s\n",
+			 v6 && port[0] ? "[" : "", host, v6 && port[0] ? "]" : "", port);
+	else
+		snprintf(text + n, sizeof text - (size_t)n, "The sandbox may say in HTTP to this host what is for this host. To let it say "
+			 "anything: --allow-host tcp:%s:%u\n", host, f->remote_port);
+	n = snprintf(page, sizeof page, "HTTP/1.1 %u %s\r\nContent-Type: text/plain\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
+		     status, title, strlen(text), text);
+	say(f, page, (size_t)n);
+}
+
+/* DNS over TCP: each message has its length before it (RFC 1035, section 4.2.2). */
+static void answer_dns(struct flow *f)
+{
+	uint8_t answer[2 + DNS_ANSWER_MAX_BYTES];
+	size_t done = 0, bytes = 0;
+	while (f->kept.len - done >= 2 && f->snd_end - f->snd_una < LOCAL_SEND_MAX_BYTES) {
+		const uint8_t *at = f->kept.data + done;
+		bytes = get16(at);
+		if (f->kept.len - done - 2 < bytes)
+			break;
+		size_t n = resolver_answer(f->net, at + 2, bytes, answer + 2);
+		done += 2 + bytes;
+		if (n == 0)
+			continue;
+		set16(answer, (unsigned)n);
+		say(f, answer, 2 + n);
+	}
+	f->net->tcp->kept_bytes -= done;
+	buf_consume(&f->kept, done);
+	if (f->guest_ended && f->snd_end - f->snd_una < LOCAL_SEND_MAX_BYTES)
+		finish_here(f);
+	join_turn(f);
+}
+
+/* ---- What a flow says ---- */
+
+/* Ends a flow for what it said: with a page where the server is not in the middle of saying something else. */
+static void deny_flow(struct flow *f, const struct inspect_denial *d)
+{
+	struct policy_request r = {
+		.proto = NET_TCP, .name = f->name ? f->name->name : NULL, .addr = f->remote, .port = f->remote_port};
+	if (f->service == SERVICE_SERVER) { /* of others it was said before */
+		f->net->count.denied++;
+		report_denied(f->net, &r, d->reason);
+	}
+	if (d->status && !f->first && !f->host_ended)
+		say_page(f, d->status, d->reason);
+	else
+		f->owes_rst = true;
+	finish_here(f);
+}
+
+/* Decides about what is kept and was not looked at yet. */
+static void look(struct flow *f)
+{
+	struct inspect_denial d;
+	if (f->inspect.kind == INSPECT_OFF)
+		return;
+	f->passed += inspect_guest(&f->inspect, f->name ? f->name->name : "", f->kept.data + f->passed, f->kept.len - f->passed, &d);
+	if (d.reason)
+		deny_flow(f, &d);
+	else if (f->guest_ended && (f->service == SERVICE_PAGE || (f->inspect.kind != INSPECT_OFF && f->passed < f->kept.len)))
+		f->owes_rst = true; /* the rest will not come */
+	join_turn(f);
+}
+
 /* ---- To the socket ---- */
 
 /* Passes on what is kept, then the guest's end. */
 static void to_socket(struct flow *f)
 {
-	size_t done = 0;
-	while (f->writable && done < f->kept.len) {
-		ssize_t n = send(f->source.fd, f->kept.data + done, f->kept.len - done, MSG_DONTWAIT | MSG_NOSIGNAL);
+	size_t done = 0, may = f->inspect.kind == INSPECT_OFF ? f->kept.len : f->passed;
+	while (f->writable && done < may) {
+		ssize_t n = send(f->source.fd, f->kept.data + done, may - done, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n >= 0) {
 			done += (size_t)n;
 		} else if (errno == EAGAIN) {
@@ -533,6 +683,7 @@ static void to_socket(struct flow *f)
 	}
 	if (done) {
 		f->net->tcp->kept_bytes -= done;
+		f->passed -= f->inspect.kind == INSPECT_OFF ? f->passed : done;
 		buf_consume(&f->kept, done);
 		if (f->kept.len == 0)
 			buf_free(&f->kept);
@@ -566,7 +717,10 @@ static size_t take_data(struct flow *f, const struct packet *p, size_t offset, s
 	const struct vq_chain *c = p->frame->chain;
 	unsigned count = vq_slice(c->iov, c->out_count, sizeof p->frame->vnet + p->offset + offset, bytes, iov);
 	size_t done = 0;
-	if (f->writable && f->kept.len == 0) {
+	bool plain = f->service == SERVICE_SERVER && f->inspect.kind == INSPECT_OFF;
+	if (f->service == SERVICE_DONE)
+		return bytes;
+	if (plain && f->writable && f->kept.len == 0) {
 		struct msghdr m = {.msg_iov = iov, .msg_iovlen = count};
 		ssize_t n = sendmsg(f->source.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n < 0 && errno != EAGAIN && errno != EINTR) {
@@ -668,16 +822,40 @@ static struct flow *create(struct net *n, struct flow **at, const struct packet 
 	return f;
 }
 
+/* A flow that we answer ourselves: DNS wherever it is asked for, a page for HTTP that is denied. */
+static void open_here(struct net *n, struct flow **at, const struct packet *p, const struct header *h, const char *reason)
+{
+	struct flow *f = create(n, at, p, h);
+	if (!f) {
+		n->count.over_limit++;
+		send_reset(n, p, h, 0);
+		return;
+	}
+	f->service = h->to_port == DNS_PORT ? SERVICE_DNS : SERVICE_PAGE;
+	f->inspect = (struct inspect){.kind = f->service == SERVICE_PAGE ? INSPECT_HTTP : INSPECT_OFF, .refuse = reason};
+	f->state = SYN_RECEIVED;
+	f->owes_syn_ack = true;
+	expire_after(f, LOCAL_MAX_MS);
+	join_turn(f);
+}
+
 /* The guest wants a flow: the policy decides, then the gate is asked. */
 static void connect_flow(struct net *n, struct flow **at, const struct packet *p, const struct header *h)
 {
+	if (h->to_port == DNS_PORT) {
+		open_here(n, at, p, h, NULL);
+		return;
+	}
 	const struct name_entry *name = names_find(&n->names, &p->to);
 	struct policy_request r = {.proto = NET_TCP, .name = name ? name->name : NULL, .addr = p->to, .port = h->to_port};
 	struct policy_decision d = policy_decide(&n->config.policy, &r);
 	if (d.verdict == POLICY_DENY) {
 		n->count.denied++;
 		report_denied(n, &r, d.reason);
-		send_reset(n, p, h, 0);
+		if (h->to_port == PORT_HTTP)
+			open_here(n, at, p, h, d.reason);
+		else
+			send_reset(n, p, h, 0);
 		return;
 	}
 	struct flow *f = create(n, at, p, h);
@@ -686,6 +864,8 @@ static void connect_flow(struct net *n, struct flow **at, const struct packet *p
 		send_reset(n, p, h, 0);
 		return;
 	}
+	if (d.verdict == POLICY_ALLOW)
+		inspect_start(&f->inspect, f->remote_port);
 	if (gate_ask(n, (uint64_t)f->generation << 32 | f->slot, &r)) {
 		destroy(f, "the gate is gone");
 		send_reset(n, p, h, 0);
@@ -784,6 +964,7 @@ static void take_payload(struct flow *f, const struct packet *p, const struct he
 		f->guest_ended = true;
 		f->guest_ended_first = !f->fin_sent;
 	}
+	look(f);
 	to_socket(f);
 }
 
@@ -807,6 +988,8 @@ static void flow_input(struct flow *f, const struct packet *p, const struct head
 	} else if (h->flags & ACK) {
 		if (take_ack(f, h, data_bytes) && f->state == OPEN)
 			take_payload(f, p, h, data_bytes);
+		if (f->service == SERVICE_DNS)
+			answer_dns(f);
 	}
 	join_turn(f);
 }
@@ -929,14 +1112,21 @@ static void timer_ready(void *context, uint32_t events)
 	t->timer_ms = 0;
 	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
 		struct flow *f = t->slot[i];
-		if (f && f->deadline_ms && f->deadline_ms <= now)
+		if (f && f->expires_ms && f->expires_ms <= now) {
+			f->expires_ms = 0;
+			f->owes_rst = true;
+			join_turn(f);
+		} else if (f && f->deadline_ms && f->deadline_ms <= now) {
 			deadline_passed(f);
+		}
 	}
 	tcp_flush(n);
 	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
 		const struct flow *f = t->slot[i];
 		if (f && f->deadline_ms && (next == 0 || f->deadline_ms < next))
 			next = f->deadline_ms;
+		if (f && f->expires_ms && (next == 0 || f->expires_ms < next))
+			next = f->expires_ms;
 	}
 	if (next)
 		set_timer(t, next);
