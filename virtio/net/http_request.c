@@ -3,7 +3,10 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { CHUNK_LINE_MAX_BYTES = 256 };
+enum {
+	CHUNK_LINE_MAX_BYTES = 256,
+	METHOD_MAX_BYTES = 32,
+};
 
 static bool is_token(char c)
 {
@@ -79,6 +82,22 @@ static bool parse_request_line(struct text line, struct http_request *r, bool *i
 		if ((unsigned char)r->target.at[i] <= ' ' || r->target.at[i] == 0x7f)
 			return bad(wrong, 400, "a malformed HTTP target");
 	return r->method.bytes && r->target.bytes ? true : bad(wrong, 400, "what is sent is not HTTP/1.1");
+}
+
+/*
+ * Looks at a head that is not complete: as soon as its first line is, or what there is cannot become a method. Who speaks
+ * another protocol would wait for an answer to it otherwise.
+ */
+static bool check_start(const struct http_stream *s, const char *at, size_t len_bytes, struct http_denial *wrong)
+{
+	struct http_request r;
+	bool is_1_1;
+	if (s->line_start)
+		return parse_request_line((struct text){at, s->line_start - 2}, &r, &is_1_1, wrong);
+	for (size_t i = 0; i < len_bytes && at[i] != ' '; i++)
+		if (i == METHOD_MAX_BYTES || !is_token(at[i]))
+			return bad(wrong, 400, "what is sent is not HTTP/1.1");
+	return true;
 }
 
 /* NAME: VALUE, without the spaces around the value (RFC 9112, section 5). */
@@ -233,12 +252,16 @@ enum http_event http_next(struct http_stream *s, const uint8_t *data, size_t len
 		const uint8_t *at = data + *taken;
 		size_t left = len_bytes - *taken, n = 0;
 		enum http_state state = s->state;
-		bool ok = true;
+		bool ok = true, starts;
 		switch (state) {
 		case HTTP_HEAD:
+			starts = s->line_start == 0;
 			n = find_end(s, at, left, wrong);
 			*request = (struct http_request){0};
-			ok = n == 0 || parse_head(s, (const char *)at, (const char *)at + n, request, wrong);
+			if (n == 0 && starts && !wrong->status)
+				ok = check_start(s, (const char *)at, left, wrong);
+			else
+				ok = n == 0 || parse_head(s, (const char *)at, (const char *)at + n, request, wrong);
 			break;
 		case HTTP_BODY:
 		case HTTP_CHUNK:

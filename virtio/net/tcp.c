@@ -471,6 +471,8 @@ static int send_syn_ack(struct flow *f)
 /* One step of what a flow has to send. Returns 1 where there may be more, 0 where not, or as ip_send(). */
 static int step(struct flow *f)
 {
+	if (f->owes_rst)
+		return 0;
 	if (f->owes_syn_ack)
 		return send_syn_ack(f);
 	if (f->state == OPEN && (f->cursor || read_segment(f))) {
@@ -670,6 +672,8 @@ static void look(struct flow *f)
 static void to_socket(struct flow *f)
 {
 	size_t done = 0, may = f->inspect.kind == INSPECT_OFF ? f->kept.len : f->passed;
+	if (f->source.fd < 0)
+		return;
 	while (f->writable && done < may) {
 		ssize_t n = send(f->source.fd, f->kept.data + done, may - done, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n >= 0) {
@@ -691,7 +695,7 @@ static void to_socket(struct flow *f)
 		if (f->rcv_edge - f->rcv_nxt < KEPT_MAX_BYTES / 2)
 			f->owes_ack = true;
 	}
-	if (f->guest_ended && f->kept.len == 0 && !f->shut && f->source.fd >= 0) {
+	if (f->guest_ended && f->kept.len == 0 && !f->shut) {
 		shutdown(f->source.fd, SHUT_WR);
 		f->shut = true;
 	}
