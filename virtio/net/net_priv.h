@@ -114,10 +114,9 @@ size_t resolver_answer(struct net *n, const uint8_t *query, size_t query_bytes, 
 /* dhcp.c */
 void dhcp_input(struct net *n, const struct packet *p);
 
-/* tcp.c */
+/* flow.c, tcp.c, tcp_out.c, tcp_socket.c */
 int tcp_create(struct net *n);
 void tcp_destroy(struct net *n);
-void tcp_reset(struct net *n);
 void tcp_input(struct net *n, const struct packet *p);
 void tcp_flush(struct net *n);
 void tcp_gate_lost(struct net *n);

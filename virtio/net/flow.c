@@ -1,0 +1,258 @@
+/* The table of flows: their slots, turns, clocks and ends. */
+#include "virtio/net/flow.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/util/io.h"
+
+/* The clock of deadlines. */
+uint64_t flow_now_ms(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* ---- The table ---- */
+
+static uint32_t hash(const struct tcp *t, const struct ip_addr *guest, uint16_t guest_port, const struct ip_addr *remote,
+		     uint16_t remote_port)
+{
+	uint64_t part[4], h = t->secret ^ ((uint64_t)guest_port << 16 | remote_port);
+	memcpy(part, guest, 16);
+	memcpy(part + 2, remote, 16);
+	for (int i = 0; i < 4; i++) {
+		h = (h ^ part[i]) * 0x9e3779b97f4a7c15u;
+		h ^= h >> 29;
+	}
+	return (uint32_t)(h >> 20) % HASH_BUCKETS;
+}
+
+/* Where the flow of a packet is in its bucket, or (*result is NULL) would be. */
+struct flow **flow_find(struct tcp *t, const struct packet *p, uint16_t guest_port, uint16_t remote_port)
+{
+	struct flow **at = &t->bucket[hash(t, &p->from, guest_port, &p->to, remote_port)];
+	for (; *at; at = &(*at)->hash_next)
+		if ((*at)->guest_port == guest_port && (*at)->remote_port == remote_port && addr_equal(&(*at)->guest, &p->from) &&
+		    addr_equal(&(*at)->remote, &p->to))
+			break;
+	return at;
+}
+
+/*
+ * Makes the flow of a SYN, for the free place `at` in its bucket (flow_find()). Returns NULL where there are too many or no
+ * memory.
+ */
+struct flow *flow_create(struct net *n, struct flow **at, const struct packet *p, uint16_t guest_port, uint16_t remote_port)
+{
+	struct tcp *t = n->tcp;
+	struct flow *f = t->free_slots ? calloc(1, sizeof *f) : NULL;
+	if (!f)
+		return NULL;
+	f->net = n;
+	f->slot = t->free_slot[--t->free_slots];
+	f->generation = ++t->generation;
+	t->slot[f->slot] = f;
+	f->guest = p->from;
+	f->remote = p->to;
+	f->guest_port = guest_port;
+	f->remote_port = remote_port;
+	f->name = names_find(&n->names, &p->to);
+	if (f->name)
+		f->name->flows++;
+	f->source.fd = -1;
+	f->last = &f->first;
+	f->start_ms = flow_now_ms();
+	*at = f;
+	n->count.flows++;
+	return f;
+}
+
+/* ---- Turns ---- */
+
+/* The flow may have something to send: tcp_flush() sees to it. */
+void flow_join_turn(struct flow *f)
+{
+	struct tcp *t = f->net->tcp;
+	if (f->in_turn)
+		return;
+	f->in_turn = true;
+	f->turn_next = NULL;
+	*t->turn_last = f;
+	t->turn_last = &f->turn_next;
+}
+
+/* Takes a flow out of the queue of those that may have something to send. */
+void flow_leave_turn(struct flow *f)
+{
+	struct tcp *t = f->net->tcp;
+	if (!f->in_turn)
+		return;
+	struct flow **at = &t->turn_first;
+	while (*at != f)
+		at = &(*at)->turn_next;
+	*at = f->turn_next;
+	if (!*at)
+		t->turn_last = at;
+	f->in_turn = false;
+}
+
+/* ---- Clocks ---- */
+
+static void set_timer(struct tcp *t, uint64_t at_ms)
+{
+	struct itimerspec when = {.it_value = {(time_t)(at_ms / 1000), (long)(at_ms % 1000) * 1000000}};
+	t->timer_ms = at_ms;
+	timerfd_settime(t->timer.fd, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+/* Sets the flow's deadline; the timer only where that is earlier than what it is set to. */
+void flow_set_deadline(struct flow *f, unsigned after_ms)
+{
+	struct tcp *t = f->net->tcp;
+	f->deadline_ms = flow_now_ms() + after_ms;
+	if (t->timer_ms == 0 || f->deadline_ms < t->timer_ms)
+		set_timer(t, f->deadline_ms);
+}
+
+/* The flow ends then by RST, whatever happens. */
+void flow_expire_after(struct flow *f, unsigned after_ms)
+{
+	struct tcp *t = f->net->tcp;
+	f->expires_ms = flow_now_ms() + after_ms;
+	if (t->timer_ms == 0 || f->expires_ms < t->timer_ms)
+		set_timer(t, f->expires_ms);
+}
+
+/* ---- Ends ---- */
+
+/* Closes the flow's socket, with `reset` so that the other side notices a failure. */
+void flow_close_socket(struct flow *f, bool reset)
+{
+	if (f->source.fd < 0)
+		return;
+	if (reset) {
+		static const struct linger at_once = {.l_onoff = 1};
+		setsockopt(f->source.fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+	}
+	loop_remove(f->net->loop, &f->source);
+	io_close(&f->source.fd);
+}
+
+/* Forgets what the guest said and the socket did not take. */
+void flow_drop_kept(struct flow *f)
+{
+	f->net->tcp->kept_bytes -= f->kept.len;
+	buf_free(&f->kept);
+}
+
+static void drop_segments(struct flow *f)
+{
+	while (f->first) {
+		struct segment *s = f->first;
+		f->first = s->next;
+		free(s);
+	}
+	f->last = &f->first;
+	f->cursor = NULL;
+}
+
+/* Ends a flow here; `reason` is for the record (NULL: it ended as it should). */
+void flow_destroy(struct flow *f, const char *reason)
+{
+	struct tcp *t = f->net->tcp;
+	struct flow **at = &t->bucket[hash(t, &f->guest, f->guest_port, &f->remote, f->remote_port)];
+	while (*at != f)
+		at = &(*at)->hash_next;
+	*at = f->hash_next;
+	flow_leave_turn(f);
+	flow_close_socket(f, reason != NULL);
+	flow_drop_kept(f);
+	drop_segments(f);
+	if (f->name)
+		f->name->flows--;
+	t->slot[f->slot] = NULL;
+	t->free_slot[t->free_slots++] = f->slot;
+	free(f);
+}
+
+/* What the policy was asked for this flow. */
+struct policy_request flow_request(const struct flow *f)
+{
+	return (struct policy_request){
+		.proto = NET_TCP, .name = f->name ? f->name->name : NULL, .addr = f->remote, .port = f->remote_port};
+}
+
+/* ---- The engine ---- */
+
+static void timer_ready(void *context, uint32_t events)
+{
+	(void)events;
+	struct net *n = context;
+	struct tcp *t = n->tcp;
+	uint64_t expirations, now = flow_now_ms(), next = 0;
+	(void)!read(t->timer.fd, &expirations, sizeof expirations);
+	pthread_mutex_lock(&n->device.lock);
+	t->timer_ms = 0;
+	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
+		struct flow *f = t->slot[i];
+		if (f && f->expires_ms && f->expires_ms <= now) {
+			f->expires_ms = 0;
+			f->owes_rst = true;
+			flow_join_turn(f);
+		} else if (f && f->deadline_ms && f->deadline_ms <= now) {
+			tcp_deadline_passed(f);
+		}
+	}
+	tcp_flush(n);
+	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
+		const struct flow *f = t->slot[i];
+		if (f && f->deadline_ms && (next == 0 || f->deadline_ms < next))
+			next = f->deadline_ms;
+		if (f && f->expires_ms && (next == 0 || f->expires_ms < next))
+			next = f->expires_ms;
+	}
+	if (next)
+		set_timer(t, next);
+	pthread_mutex_unlock(&n->device.lock);
+}
+
+/* Makes n->tcp. Returns 0 or -errno. */
+int tcp_create(struct net *n)
+{
+	struct tcp *t = calloc(1, sizeof *t);
+	if (!t)
+		return -ENOMEM;
+	n->tcp = t;
+	t->turn_last = &t->turn_first;
+	t->timer = (struct loop_source){
+		.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), .ready = timer_ready, .context = n};
+	if (t->timer.fd < 0)
+		return -errno;
+	for (uint32_t i = 0; i < FLOWS_MAX; i++)
+		t->free_slot[t->free_slots++] = FLOWS_MAX - 1 - i;
+	if (getrandom(&t->secret, sizeof t->secret, GRND_NONBLOCK) != sizeof t->secret)
+		t->secret = flow_now_ms();
+	return loop_add(n->loop, &t->timer, EPOLLIN);
+}
+
+/* Frees n->tcp, all flows with it. */
+void tcp_destroy(struct net *n)
+{
+	struct tcp *t = n->tcp;
+	if (!t)
+		return;
+	for (uint32_t i = 0; i < FLOWS_MAX; i++)
+		if (t->slot[i])
+			flow_destroy(t->slot[i], "the sandbox ended");
+	io_close(&t->timer.fd);
+	free(t);
+	n->tcp = NULL;
+}

@@ -1,0 +1,137 @@
+/* A flow's socket: what the guest said goes there, and where it comes from. */
+#include <errno.h>
+#include <sys/socket.h>
+
+#include "virtio/net/flow.h"
+#include "virtio/net/report.h"
+#include "vmm/util/io.h"
+
+/* Passes on what is kept, then the guest's end. */
+void tcp_to_socket(struct flow *f)
+{
+	size_t done = 0, may = f->inspect.kind == INSPECT_OFF ? f->kept.len : f->passed;
+	if (f->source.fd < 0)
+		return;
+	while (f->writable && done < may) {
+		ssize_t n = send(f->source.fd, f->kept.data + done, may - done, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n >= 0) {
+			done += (size_t)n;
+		} else if (errno == EAGAIN) {
+			f->writable = false;
+		} else if (errno != EINTR) {
+			f->owes_rst = true;
+			f->writable = false;
+		}
+	}
+	if (done) {
+		f->net->tcp->kept_bytes -= done;
+		f->passed -= f->inspect.kind == INSPECT_OFF ? f->passed : done;
+		buf_consume(&f->kept, done);
+		if (f->kept.len == 0)
+			buf_free(&f->kept);
+		/* Told once there is half of it: not for each byte. */
+		if (f->rcv_edge - f->rcv_nxt < KEPT_MAX_BYTES / 2)
+			f->owes_ack = true;
+	}
+	if (f->guest_ended && f->kept.len == 0 && !f->shut) {
+		shutdown(f->source.fd, SHUT_WR);
+		f->shut = true;
+	}
+	flow_join_turn(f);
+}
+
+static int keep(struct flow *f, const struct iovec *iov, unsigned count)
+{
+	size_t before = f->kept.len;
+	int rc = 0;
+	for (unsigned i = 0; i < count && rc == 0; i++)
+		rc = buf_add(&f->kept, iov[i].iov_base, iov[i].iov_len);
+	if (rc)
+		f->kept.len = before;
+	f->net->tcp->kept_bytes += f->kept.len - before;
+	return rc;
+}
+
+/* Takes `bytes` of data in order. Returns how much was taken: it is acknowledged, the rest comes again. */
+size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size_t bytes)
+{
+	struct iovec iov[VQ_IOV_MAX], rest[VQ_IOV_MAX];
+	const struct vq_chain *c = p->frame->chain;
+	unsigned count = vq_slice(c->iov, c->out_count, sizeof p->frame->vnet + p->offset + offset, bytes, iov);
+	size_t done = 0;
+	bool plain = f->service == SERVICE_SERVER && f->inspect.kind == INSPECT_OFF;
+	if (f->service == SERVICE_DONE)
+		return bytes;
+	if (plain && f->writable && f->kept.len == 0) {
+		struct msghdr m = {.msg_iov = iov, .msg_iovlen = count};
+		ssize_t n = sendmsg(f->source.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n < 0 && errno != EAGAIN && errno != EINTR) {
+			f->owes_rst = true;
+			return bytes;
+		}
+		done = n < 0 ? 0 : (size_t)n;
+		f->writable = done == bytes;
+	}
+	if (done == bytes)
+		return bytes;
+	if (f->kept.len + bytes - done > KEPT_MAX_BYTES || f->net->tcp->kept_bytes + bytes - done > BUDGET_BYTES)
+		return done;
+	count = vq_slice(iov, count, done, bytes - done, rest);
+	return keep(f, rest, count) ? done : bytes;
+}
+
+static void socket_ready(void *context, uint32_t events)
+{
+	struct flow *f = context;
+	struct net *n = f->net;
+	pthread_mutex_lock(&n->device.lock);
+	f->readable |= (events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0;
+	if (events & EPOLLOUT && f->state == OPEN) {
+		f->writable = true;
+		tcp_to_socket(f);
+	}
+	flow_join_turn(f);
+	tcp_flush(n);
+	pthread_mutex_unlock(&n->device.lock);
+}
+
+/*
+ * The gate's answer for flow `id`: `fd`, a connected socket that becomes the flow's, or -1 and a positive errno, with the
+ * reason where that is EPERM. With the device's lock held.
+ */
+void tcp_opened(struct net *n, uint64_t id, int fd, int error, const char *reason)
+{
+	uint32_t slot = (uint32_t)id;
+	struct flow *f = slot < FLOWS_MAX ? n->tcp->slot[slot] : NULL;
+	if (!f || f->generation != id >> 32 || f->state != DIALING) {
+		io_close(&fd);
+		return;
+	}
+	if (error || fd < 0) {
+		struct policy_request r = flow_request(f);
+		if (error == EPERM) {
+			n->count.denied++;
+			report_denied(n, &r, reason);
+		}
+		io_close(&fd);
+		tcp_refuse(f);
+		return;
+	}
+	f->source = (struct loop_source){.fd = fd, .ready = socket_ready, .context = f};
+	if (loop_add(n->loop, &f->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
+		io_close(&f->source.fd);
+		tcp_refuse(f);
+		return;
+	}
+	f->state = SYN_RECEIVED;
+	f->owes_syn_ack = true;
+	flow_join_turn(f);
+}
+
+/* There is no gate any more: what waits for it is refused. With the device's lock held. */
+void tcp_gate_lost(struct net *n)
+{
+	for (uint32_t i = 0; i < FLOWS_MAX; i++)
+		if (n->tcp->slot[i] && n->tcp->slot[i]->state == DIALING)
+			tcp_refuse(n->tcp->slot[i]);
+}
