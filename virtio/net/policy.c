@@ -24,7 +24,6 @@
 enum {
 	PORT_HTTP = 80,
 	PORT_HTTPS = 443,
-	HOST_TEXT_BYTES = 512,
 };
 
 /* ---- Rules from text ---- */
@@ -109,7 +108,7 @@ static int parse_host(const char *host, const char *text, struct policy_rule *r,
 /* [tcp:|udp:]HOST[:PORTS] */
 static int parse_rule(const char *text, bool deny, struct policy_rule *r, struct err *e)
 {
-	char copy[HOST_TEXT_BYTES], *host, *ports;
+	char copy[POLICY_RULE_TEXT_BYTES], *host, *ports;
 	*r = (struct policy_rule){.web = !deny, .any_proto = deny, .port_first = 1, .port_last = UINT16_MAX};
 	if (strlen(text) >= sizeof copy)
 		return err_set(e, -EINVAL, "'%.64s...' is too long for a host", text);
@@ -178,7 +177,7 @@ int policy_add_deny(struct policy *p, const char *text, struct err *e)
 int policy_add_pin(struct policy *p, const char *text, struct err *e)
 {
 	struct policy_pin pin;
-	char address[HOST_TEXT_BYTES];
+	char address[POLICY_RULE_TEXT_BYTES];
 	size_t n = strcspn(text, ":"), at, len = strlen(text);
 	if (text[n] != ':' || len >= sizeof address)
 		return err_set(e, -EINVAL, "'%.300s': give NAME:ADDRESS", text);
@@ -211,6 +210,45 @@ int policy_add_loopback(struct policy *p, const char *text, struct err *e)
 	p->loopback_port = larger;
 	larger[p->loopback_port_count - 1] = port;
 	return 0;
+}
+
+static bool same_rule(const struct policy_rule *a, const struct policy_rule *b)
+{
+	return a->match == b->match && a->proto == b->proto && a->any_proto == b->any_proto && a->raw == b->raw && a->web == b->web &&
+	       a->port_first == b->port_first && a->port_last == b->port_last &&
+	       (a->match == MATCH_NET ? addr_equal(&a->net.addr, &b->net.addr) && a->net.prefix_bits == b->net.prefix_bits
+				      : strcmp(a->name, b->name) == 0);
+}
+
+static int remove_rule(struct policy_rule *list, size_t *count, const char *text, bool deny, struct err *e)
+{
+	struct policy_rule rule;
+	size_t kept = 0, before = *count;
+	int rc = parse_rule(text, deny, &rule, e);
+	for (size_t i = 0; rc == 0 && i < before; i++)
+		if (!same_rule(&list[i], &rule))
+			list[kept++] = list[i];
+	*count = rc ? before : kept;
+	return rc ? rc : kept < before ? 0 : err_set(e, -ENOENT, "'%s': there is no such rule", text);
+}
+
+/* Changes the rules. Returns 0, -EINVAL with what is wrong, -E2BIG, or -ENOENT where the rule to remove is not there. */
+int policy_apply(struct policy *p, const struct policy_change *c, struct err *e)
+{
+	if (!memchr(c->rule, 0, sizeof c->rule))
+		return err_set(e, -EINVAL, "a rule that is too long");
+	switch (c->op) {
+	case POLICY_ADD_ALLOW:
+		return policy_add_allow(p, c->rule, e);
+	case POLICY_REMOVE_ALLOW:
+		return remove_rule(p->allow, &p->allow_count, c->rule, false, e);
+	case POLICY_ADD_DENY:
+		return policy_add_deny(p, c->rule, e);
+	case POLICY_REMOVE_DENY:
+		return remove_rule(p->deny, &p->deny_count, c->rule, true, e);
+	default:
+		return err_set(e, -EINVAL, "no change of a policy");
+	}
 }
 
 /* Frees what the rules take; `p` denies everything again. */
@@ -296,7 +334,9 @@ static struct policy_decision decide_name(const struct policy *p, const struct p
 	if (checked)
 		return (struct policy_decision){POLICY_ALLOW, NULL};
 	if (p->allow_public)
-		return (struct policy_decision){POLICY_ALLOW_RAW, NULL};
+		return (struct policy_decision){POLICY_ALLOW, NULL};
+	if (p->ask)
+		return (struct policy_decision){POLICY_ASK, NULL};
 	return deny(known ? "no rule allows this port of the host" : "no rule allows this host");
 }
 
@@ -337,6 +377,8 @@ struct policy_decision policy_decide_address(const struct policy *p, const struc
 			return (struct policy_decision){POLICY_ALLOW_RAW, NULL};
 	if (!special && p->allow_public)
 		return (struct policy_decision){POLICY_ALLOW_RAW, NULL};
+	if (!special && p->ask)
+		return (struct policy_decision){POLICY_ASK, NULL};
 	return deny(what ? what : "no rule allows this address");
 }
 
@@ -353,7 +395,7 @@ bool policy_resolves(const struct policy *p, const char *name)
 	for (size_t i = 0; i < p->allow_count; i++)
 		if (takes_name(&p->allow[i], name))
 			return true;
-	return p->allow_public;
+	return p->allow_public || p->ask;
 }
 
 /* The next address pinned to `name` from pin *from on, which moves past it; false where there is none more. */

@@ -54,12 +54,29 @@ struct policy {
 	uint16_t *loopback_port;
 	size_t loopback_port_count;
 	bool allow_public; /* every public name and address: --learn */
+	bool ask;          /* the user, about what no rule is about: --ask */
+};
+
+enum { POLICY_RULE_TEXT_BYTES = 512 };
+
+enum policy_op {
+	POLICY_ADD_ALLOW,
+	POLICY_REMOVE_ALLOW,
+	POLICY_ADD_DENY,
+	POLICY_REMOVE_DENY,
+};
+
+/* A change of the rules of a running sandbox, as it is sent to the processes that decide. */
+struct policy_change {
+	uint8_t op;                        /* enum policy_op */
+	char rule[POLICY_RULE_TEXT_BYTES]; /* as policy_add_allow() takes it */
 };
 
 enum policy_verdict {
 	POLICY_DENY,
 	POLICY_ALLOW,     /* and names in TLS and HTTP must be the flow's */
 	POLICY_ALLOW_RAW, /* whatever flows */
+	POLICY_ASK,       /* the user decides; the flow waits */
 };
 
 /* A flow that the guest wants, to a name or, where that is NULL, to an address. */
@@ -79,6 +96,7 @@ int policy_add_allow(struct policy *p, const char *text, struct err *e);
 int policy_add_deny(struct policy *p, const char *text, struct err *e);
 int policy_add_pin(struct policy *p, const char *text, struct err *e);
 int policy_add_loopback(struct policy *p, const char *text, struct err *e);
+int policy_apply(struct policy *p, const struct policy_change *c, struct err *e);
 void policy_free(struct policy *p);
 
 struct policy_decision policy_decide(const struct policy *p, const struct policy_request *r);
