@@ -88,6 +88,9 @@ $(BUILD)/obj/%.o: %.c Makefile
 	$(call say,CC)
 	$(Q)$(CC) $(ALL_CFLAGS) $(HARDEN) -fPIE -c -o $@ $<
 
+# Policies that are part of the program.
+$(patsubst %,$(BUILD)/%/virtio/net/presets.o,obj san fuzz): $(wildcard virtio/net/presets/*.json)
+
 # Where the library looks for its kernel is compiled in.
 .PHONY: FORCE
 $(BUILD)/prefix: FORCE

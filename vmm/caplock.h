@@ -30,8 +30,9 @@ struct caplock_spec {
 	const char *user;           /* NULL: that of the image, or root */
 	const char *hostname;       /* NULL: "caplock" */
 	int no_network;                          /* nonzero: no network device at all; otherwise one that reaches what is allowed */
-	const char *const *allow_hosts;          /* [tcp:|udp:]HOST[:PORT[-PORT]|:*]; HOST: name, *.NAME, *, address or range */
+	const char *const *allow_hosts;          /* [tcp:|udp:]HOST[:PORT[-PORT]|:*]; HOST: name, *.NAME, *, address or range; or @PRESET */
 	const char *const *deny_hosts;           /* likewise; wins over allow_hosts */
+	const char *const *policies;             /* paths of policy files, whose rules are added to the others */
 	const char *const *add_hosts;            /* NAME:ADDRESS: where a name is, whatever a resolver says */
 	const char *const *allow_host_loopback;  /* ports of this host's loopback, at host.caplock.internal */
 	const char *const *dns_servers;          /* addresses; NULL: this host's */

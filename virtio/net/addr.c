@@ -37,6 +37,7 @@ static const struct special {
 	{{V6(0xfd, 0, 0x0e, 0xc2, [15] = 0x54, [14] = 0x02), 128}, "a metadata address"}, /* fd00:ec2::254 */
 	{{V6([15] = 1), 128}, "a loopback address"},
 	{{V6(0, 0x64, 0xff, 0x9b), 96}, "a NAT64 address"},
+	{{V6(0, 0x64, 0xff, 0x9b, 0, 1), 48}, "a NAT64 address"},
 	{{V6(0, 0), 96}, "an IPv4-compatible address"},
 	{{V6(0x20, 0x01, 0x0d, 0xb8), 32}, "a documentation address"},
 	{{V6(0x20, 0x01, 0, 0), 23}, "a protocol assignment"},
@@ -48,8 +49,13 @@ static const struct special {
 	{{V6(0xfc), 7}, "a private address"},
 };
 
-/* All that is public, besides IPv4: what is neither here nor special is reserved. */
-static const struct ip_net v4_mapped = {V4(0, 0, 0, 0), V4_BITS}, global_unicast = {V6(0x20), 3};
+static const struct ip_net v4_mapped = {V4(0, 0, 0, 0), V4_BITS};
+
+/* IPv6 by its first three bits: besides 2000::/3 all is reserved, where it is not for something. */
+enum { GLOBAL_UNICAST = 1 };
+static const struct ip_net eighths[8] = {
+	{V6(0), 3}, {V6(0x20), 3}, {V6(0x40), 3}, {V6(0x60), 3}, {V6(0x80), 3}, {V6(0xa0), 3}, {V6(0xc0), 3}, {V6(0xe0), 3},
+};
 
 /* `address` in host byte order. */
 struct ip_addr addr_v4(uint32_t address)
@@ -139,14 +145,14 @@ const char *addr_text(const struct ip_addr *a, char text[ADDR_TEXT_BYTES])
 /* The range that makes an address not public, and in *what its kind; NULL where it is public. */
 const struct ip_net *addr_special(const struct ip_addr *a, const char **what)
 {
-	static const struct ip_net everything = {{{0}}, 0};
 	for (size_t i = 0; i < sizeof specials / sizeof specials[0]; i++)
 		if (addr_in(a, &specials[i].net)) {
 			*what = specials[i].what;
 			return &specials[i].net;
 		}
-	if (addr_is_v4(a) || addr_in(a, &global_unicast))
+	unsigned eighth = a->byte[0] >> 5;
+	if (addr_is_v4(a) || eighth == GLOBAL_UNICAST)
 		return NULL;
 	*what = "a reserved address";
-	return &everything;
+	return &eighths[eighth];
 }

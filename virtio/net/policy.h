@@ -14,7 +14,10 @@ struct err;
 
 #define POLICY_HOST_NAME "host.caplock.internal" /* the host's loopback, where a rule opens a port of it */
 
-enum { POLICY_RULES_MAX = 4096 };
+enum {
+	POLICY_RULES_MAX = 4096, /* of a kind */
+	POLICY_RULE_TEXT_BYTES = 512, /* more than any has */
+};
 
 enum net_proto {
 	NET_TCP,
@@ -57,8 +60,6 @@ struct policy {
 	bool ask;          /* the user, about what no rule is about: --ask */
 };
 
-enum { POLICY_RULE_TEXT_BYTES = 512 };
-
 enum policy_op {
 	POLICY_ADD_ALLOW,
 	POLICY_REMOVE_ALLOW,
@@ -90,15 +91,20 @@ struct policy_request {
 struct policy_decision {
 	enum policy_verdict verdict;
 	const char *reason; /* static; of a denial */
+	const struct policy_rule *rule; /* that decided; NULL: none, or it was a pin or a port of the loopback */
 };
 
+/* policy_rule.c */
 int policy_add_allow(struct policy *p, const char *text, struct err *e);
 int policy_add_deny(struct policy *p, const char *text, struct err *e);
 int policy_add_pin(struct policy *p, const char *text, struct err *e);
 int policy_add_loopback(struct policy *p, const char *text, struct err *e);
 int policy_apply(struct policy *p, const struct policy_change *c, struct err *e);
+const char *policy_rule_text(const struct policy_rule *r, char out[POLICY_RULE_TEXT_BYTES]);
+int policy_copy(struct policy *to, const struct policy *from);
 void policy_free(struct policy *p);
 
+/* policy.c */
 struct policy_decision policy_decide(const struct policy *p, const struct policy_request *r);
 struct policy_decision policy_decide_address(const struct policy *p, const struct policy_request *r, const struct ip_addr *addr,
 					     bool own);

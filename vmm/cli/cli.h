@@ -26,7 +26,7 @@ struct command {
 	int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns the exit status */
 };
 
-extern const struct command cmd_run, cmd_image, cmd_doctor, cmd_version, cmd_help;
+extern const struct command cmd_run, cmd_image, cmd_policy, cmd_doctor, cmd_version, cmd_help;
 extern const struct command *const commands[]; /* ends with NULL */
 extern uint64_t cli_start_ns, cli_main_ns;      /* T0 and T1 of the timeline */
 

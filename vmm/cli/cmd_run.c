@@ -10,6 +10,7 @@
 
 #include "vmm/cli/cli.h"
 #include "vmm/cli/env.h"
+#include "vmm/cli/list.h"
 #include "vmm/cli/timing.h"
 #include "vmm/machine/machine.h"
 #include "vmm/sandbox/sandbox.h"
@@ -27,6 +28,7 @@ enum {
 	OPT_ALLOW_HOST,
 	OPT_DENY_HOST,
 	OPT_ADD_HOST,
+	OPT_POLICY,
 	OPT_ALLOW_HOST_LOOPBACK,
 	OPT_DNS_SERVERS,
 	OPT_MTU,
@@ -52,6 +54,7 @@ static const struct option options[] = {
 	{"allow-host", required_argument, NULL, OPT_ALLOW_HOST},
 	{"deny-host", required_argument, NULL, OPT_DENY_HOST},
 	{"add-host", required_argument, NULL, OPT_ADD_HOST},
+	{"policy", required_argument, NULL, OPT_POLICY},
 	{"allow-host-loopback", required_argument, NULL, OPT_ALLOW_HOST_LOOPBACK},
 	{"dns-servers", required_argument, NULL, OPT_DNS_SERVERS},
 	{"mtu", required_argument, NULL, OPT_MTU},
@@ -66,7 +69,7 @@ static const struct option options[] = {
 struct run_options {
 	struct caplock_spec spec;
 	struct strv env, file_env; /* -e wins over --env-file, wherever it stands */
-	struct strv allow_hosts, deny_hosts, add_hosts, loopback, dns_servers;
+	struct strv allow_hosts, deny_hosts, add_hosts, policies, loopback, dns_servers;
 	enum timing_format timing;
 	int quiet;
 };
@@ -114,24 +117,6 @@ static int parse_timing(const char *text, enum timing_format *format, struct err
 	return 0;
 }
 
-/* Adds each of a comma-separated list. */
-static int add_list(struct strv *list, const char *text, const char *option, struct err *e)
-{
-	do {
-		size_t n = strcspn(text, ",");
-		char *item = n ? strndup(text, n) : NULL;
-		int rc = n == 0 ? err_set(e, -EINVAL, "%s: an empty item in the list", option)
-				: !item || strv_add(list, item) ? err_sys(e, -ENOMEM, "options") : 0;
-		free(item);
-		if (rc)
-			return rc;
-		text += n + (text[n] == ',');
-		if (text[-1] == ',' && !*text)
-			return err_set(e, -EINVAL, "%s: an empty item in the list", option);
-	} while (*text);
-	return 0;
-}
-
 static int parse_option(int option, const char *value, struct run_options *o, struct err *e)
 {
 	struct caplock_spec *s = &o->spec;
@@ -164,15 +149,17 @@ static int parse_option(int option, const char *value, struct run_options *o, st
 	case OPT_TIMEOUT:
 		return parse_timeout(value, &s->timeout_ms, e);
 	case OPT_ALLOW_HOST:
-		return add_list(&o->allow_hosts, value, "--allow-host", e);
+		return cli_add_list(&o->allow_hosts, value, "--allow-host", e);
 	case OPT_DENY_HOST:
-		return add_list(&o->deny_hosts, value, "--deny-host", e);
+		return cli_add_list(&o->deny_hosts, value, "--deny-host", e);
 	case OPT_ADD_HOST:
-		return add_list(&o->add_hosts, value, "--add-host", e);
+		return cli_add_list(&o->add_hosts, value, "--add-host", e);
+	case OPT_POLICY:
+		return strv_add(&o->policies, value) ? err_sys(e, -ENOMEM, "options") : 0;
 	case OPT_ALLOW_HOST_LOOPBACK:
-		return add_list(&o->loopback, value, "--allow-host-loopback", e);
+		return cli_add_list(&o->loopback, value, "--allow-host-loopback", e);
 	case OPT_DNS_SERVERS:
-		return add_list(&o->dns_servers, value, "--dns-servers", e);
+		return cli_add_list(&o->dns_servers, value, "--dns-servers", e);
 	case OPT_MTU:
 		return parse_number(value, "--mtu", &s->mtu, e);
 	case OPT_NO_NETWORK:
@@ -220,6 +207,7 @@ static int parse(int argc, char **argv, struct run_options *o)
 	o->spec.allow_hosts = (const char *const *)o->allow_hosts.item;
 	o->spec.deny_hosts = (const char *const *)o->deny_hosts.item;
 	o->spec.add_hosts = (const char *const *)o->add_hosts.item;
+	o->spec.policies = (const char *const *)o->policies.item;
 	o->spec.allow_host_loopback = (const char *const *)o->loopback.item;
 	o->spec.dns_servers = (const char *const *)o->dns_servers.item;
 	o->spec.command = (const char *const *)argv + optind;
@@ -296,9 +284,11 @@ const struct command cmd_run = {
 			{"--entrypoint PROGRAM", "instead of the image's; \"\" for none"},
 			{"--hostname NAME", "(caplock)"},
 			{"--timeout SECONDS", "end the run after this time, exit status 124"},
-			{"--allow-host HOST", "allow [tcp:|udp:]HOST[:PORT[-PORT]|:*] (80 and 443); a name, *.NAME, *, address or range"},
+			{"--allow-host HOST", "allow [tcp:|udp:]HOST[:PORT[-PORT]|:*] (80 and 443); a name, *.NAME, *, address or range;"},
+			{"", "or @PRESET (see: caplock policy presets)"},
 			{"--deny-host HOST", "deny it, whatever is allowed"},
 			{"--add-host NAME:IP", "where NAME is, instead of asking a resolver"},
+			{"--policy FILE", "add the rules of a policy file, of which there may be several"},
 			{"--allow-host-loopback PORT", "open a port of this host's loopback, at host.caplock.internal"},
 			{"--dns-servers IP,...", "whom to ask for allowed names (this host's)"},
 			{"--mtu BYTES", "of the network device (1500)"},

@@ -11,7 +11,7 @@
 
 uint64_t cli_start_ns, cli_main_ns;
 
-const struct command *const commands[] = {&cmd_run, &cmd_image, &cmd_doctor, &cmd_version, &cmd_help, NULL};
+const struct command *const commands[] = {&cmd_run, &cmd_image, &cmd_policy, &cmd_doctor, &cmd_version, &cmd_help, NULL};
 
 /* The command called `name`, or NULL. */
 const struct command *cli_find(const char *name)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "virtio/net/link.h"
+#include "virtio/net/policy_file.h"
 #include "virtio/net/report.h"
 #include "vmm/caplock.h"
 #include "vmm/machine/machine.h"
@@ -34,12 +35,14 @@ static int add_all(struct policy *p, const char *const *list, const char *option
 	return 0;
 }
 
-static int make_policy(struct policy *p, const struct caplock_spec *s, struct err *e)
+/* The policy that a spec asks for: *p, which policy_free() ends. Returns 0, or -errno with what is wrong. */
+int network_policy(const struct caplock_spec *s, struct policy *p, struct err *e)
 {
 	*p = (struct policy){0};
 	int rc = add_all(p, s->allow_hosts, "--allow-host", policy_add_allow, e);
 	rc = rc ? rc : add_all(p, s->deny_hosts, "--deny-host", policy_add_deny, e);
 	rc = rc ? rc : add_all(p, s->add_hosts, "--add-host", policy_add_pin, e);
+	rc = rc ? rc : add_all(p, s->policies, "--policy", policy_file_add, e);
 	rc = rc ? rc : add_all(p, s->allow_host_loopback, "--allow-host-loopback", policy_add_loopback, e);
 	if (rc)
 		policy_free(p);
@@ -54,7 +57,7 @@ static int check(const struct caplock_spec *s, struct err *e)
 			return err_set(e, -EINVAL, "--dns-servers '%s' is not an IP address", *server);
 	if (s->mtu < LINK_MTU_MIN || s->mtu > LINK_MTU_MAX)
 		return err_set(e, -EINVAL, "--mtu %u: give %d to %d", s->mtu, LINK_MTU_MIN, LINK_MTU_MAX);
-	bool rules = s->allow_hosts || s->deny_hosts || s->add_hosts || s->dns_servers || s->allow_host_loopback;
+	bool rules = s->allow_hosts || s->deny_hosts || s->add_hosts || s->dns_servers || s->allow_host_loopback || s->policies;
 	if (s->no_network && rules)
 		return err_set(e, -EINVAL, "--no-network, and options that are about the network: give one or the other");
 	return 0;
@@ -71,10 +74,11 @@ int network_prepare(struct network *n, const struct caplock_spec *spec, struct m
 	int rc = check(spec, e);
 	if (rc || spec->no_network)
 		return rc;
-	rc = make_policy(&n->gate.policy, spec, e);
-	rc = rc ? rc : make_policy(&machine->net.policy, spec, e);
+	rc = network_policy(spec, &n->gate.policy, e);
 	if (rc)
 		return rc;
+	if (policy_copy(&machine->net.policy, &n->gate.policy))
+		return err_sys(e, -ENOMEM, "policy");
 	machine->network = true;
 	n->gate.dns_servers = spec->dns_servers;
 	int gate[2], report[2];

@@ -19,6 +19,7 @@ struct network {
 	unsigned denied_count;
 };
 
+int network_policy(const struct caplock_spec *spec, struct policy *p, struct err *e);
 int network_prepare(struct network *n, const struct caplock_spec *spec, struct machine_config *machine, struct err *e);
 int network_start(struct network *n, struct loop *loop, struct err *e);
 char **network_denied(struct network *n);

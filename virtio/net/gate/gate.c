@@ -233,7 +233,7 @@ static void start_next(struct dial *d)
 static void resolved(void *context, const struct ip_addr *addr, unsigned count, int error)
 {
 	struct dial *d = context;
-	struct policy_decision denied = {POLICY_DENY, NULL};
+	struct policy_decision denied = {.verdict = POLICY_DENY};
 	for (unsigned i = 0; i < count && d->count < RESOLVE_MAX; i++) {
 		struct policy_decision decision =
 			policy_decide_address(&d->gate->config->policy, &d->wanted, &addr[i], is_own(&addr[i]));
