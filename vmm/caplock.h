@@ -30,7 +30,7 @@ struct caplock_spec {
 	const char *user;           /* NULL: that of the image, or root */
 	const char *hostname;       /* NULL: "caplock" */
 	int no_network;                          /* nonzero: no network device at all; otherwise one that reaches what is allowed */
-	const char *const *allow_hosts;          /* [tcp:|udp:]HOST[:PORT[-PORT]|:*]; HOST: name, *.NAME, *, address or range; or @PRESET */
+	const char *const *allow_hosts;          /* [tcp:|udp:]HOST[:PORT[-PORT]|:*]; HOST: name, *.NAME, *, address or range; @PRESET, @packages */
 	const char *const *deny_hosts;           /* likewise; wins over allow_hosts */
 	const char *const *policies;             /* paths of policy files, whose rules are added to the others */
 	const char *const *add_hosts;            /* NAME:ADDRESS: where a name is, whatever a resolver says */

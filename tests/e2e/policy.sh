@@ -53,3 +53,25 @@ test_policy_file() {
 	expect 1 "hello from the host"
 	expect_in err "caplock: denied no.test: "
 }
+
+# The mirror that the image itself is configured with, and nothing else.
+test_packages_of_the_image() {
+	images
+	sandbox --image debian -- cat /etc/apt/sources.list
+	expect 0
+	host=$(sed -n 's|^deb \(\[.*\] \)\{0,1\}https\{0,1\}://\([^:/ ]*\).*|\2|p' out | head -n 1)
+	[ -n "$host" ] || { show; fail "the image has no mirror"; }
+	cap policy packages debian
+	expect 0
+	expect_in out "$host"
+	sandbox --image debian --allow-host @packages -- python3 -c "
+import socket
+print(socket.getaddrinfo('$host', 80)[0][4][0].startswith(('198.18.', 'fd0c:')))
+try:
+    socket.getaddrinfo('www.test', 80)
+except socket.gaierror:
+    print('no')"
+	expect 0 $'True\nno'
+	sandbox --allow-host @packages -- echo none # the built-in image's: there are none
+	expect 0 none
+}

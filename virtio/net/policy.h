@@ -12,6 +12,7 @@
 struct buf;
 struct err;
 
+#define POLICY_PACKAGES "@packages" /* the hosts that the image's packages come from */
 #define POLICY_HOST_NAME "host.caplock.internal" /* the host's loopback, where a rule opens a port of it */
 
 enum {
@@ -56,6 +57,7 @@ struct policy {
 	size_t pin_count;
 	uint16_t *loopback_port;
 	size_t loopback_port_count;
+	bool allow_packages; /* "@packages" is asked for: whoever has the image adds its rules */
 	bool allow_public; /* every public name and address: --learn */
 	bool ask;          /* the user, about what no rule is about: --ask */
 };

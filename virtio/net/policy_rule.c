@@ -140,10 +140,15 @@ static int add_rule(struct policy_rule **list, size_t *count, const char *text, 
 
 /*
  * Adds a rule [tcp:|udp:]HOST[:PORT[-PORT]|:*] that allows: HOST is a name, *.NAME, *, an address or a range. Without
- * ports: 80 and 443. Or @PRESET: that preset's rules. Returns 0, -EINVAL with the text and what is wrong with it, or -E2BIG.
+ * ports: 80 and 443. Or @PRESET: that preset's rules; or
+ * @packages. Returns 0, -EINVAL with the text and what is wrong with it, or -E2BIG.
  */
 int policy_add_allow(struct policy *p, const char *text, struct err *e)
 {
+	if (strcmp(text, POLICY_PACKAGES) == 0) {
+		p->allow_packages = true;
+		return 0;
+	}
 	if (text[0] == '@')
 		return presets_add(p, text, e);
 	return add_rule(&p->allow, &p->allow_count, text, false, e);
@@ -198,11 +203,14 @@ int policy_add_loopback(struct policy *p, const char *text, struct err *e)
 
 /* ---- Text from rules ---- */
 
+/* Hosts that are called tcp or udp have a dot at the end: "tcp:22" is something else. */
 static void put_host(const struct policy_rule *r, bool ports, char *out, size_t size)
 {
 	char address[ADDR_TEXT_BYTES], bits[8] = "";
 	if (r->match != MATCH_NET) {
-		snprintf(out, size, "%s%s", r->match == MATCH_UNDER ? "*." : "", r->match == MATCH_ANY ? "*" : r->name);
+		bool is_proto = r->match == MATCH_NAME && (strcmp(r->name, "tcp") == 0 || strcmp(r->name, "udp") == 0);
+		snprintf(out, size, "%s%s%s", r->match == MATCH_UNDER ? "*." : "", r->match == MATCH_ANY ? "*" : r->name,
+			 is_proto ? "." : "");
 		return;
 	}
 	bool v4 = addr_is_v4(&r->net.addr);
@@ -269,6 +277,8 @@ int policy_apply(struct policy *p, const struct policy_change *c, struct err *e)
 {
 	if (!memchr(c->rule, 0, sizeof c->rule))
 		return err_set(e, -EINVAL, "a rule that is too long");
+	if (strcmp(c->rule, POLICY_PACKAGES) == 0)
+		return err_set(e, -EINVAL, "'%s' is only for the start of a sandbox", c->rule);
 	switch (c->op) {
 	case POLICY_ADD_ALLOW:
 		return policy_add_allow(p, c->rule, e);

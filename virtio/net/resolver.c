@@ -15,11 +15,21 @@ static const char *reverse(struct net *n, const char *name)
 	return e ? e->name : NULL;
 }
 
+/* What a service is asked for: the host of _SERVICE._PROTO.HOST (RFC 2782); another name is itself. */
+static const char *service_host(const char *name)
+{
+	for (int i = 0; i < 2 && name[0] == '_' && strchr(name, '.'); i++)
+		name = strchr(name, '.') + 1;
+	return name;
+}
+
 static void answer_name(struct net *n, const struct dns_query *q, struct dns_answer *a, struct ip_addr *v4, struct ip_addr *v6)
 {
+	const char *host = service_host(q->name);
 	if (!policy_resolves(&n->config.policy, q->name)) {
 		a->rcode = DNS_NXDOMAIN;
-		report_denied(n, &(struct policy_request){.name = q->name}, "no rule allows this host");
+		if (host == q->name || !policy_resolves(&n->config.policy, host)) /* else the client goes on with the host itself */
+			report_denied(n, &(struct policy_request){.name = q->name}, "no rule allows this host");
 		return;
 	}
 	const struct name_entry *e = names_add(&n->names, q->name);

@@ -11,7 +11,9 @@
 #include "vmm/caplock.h"
 #include "vmm/cli/cli.h"
 #include "vmm/cli/list.h"
+#include "vmm/image/image.h"
 #include "vmm/sandbox/network.h"
+#include "vmm/util/io.h"
 #include "vmm/util/strv.h"
 
 enum {
@@ -20,6 +22,7 @@ enum {
 	OPT_ADD_HOST,
 	OPT_POLICY,
 	OPT_ALLOW_HOST_LOOPBACK,
+	OPT_IMAGE,
 };
 
 static const struct option options[] = {
@@ -28,6 +31,7 @@ static const struct option options[] = {
 	{"add-host", required_argument, NULL, OPT_ADD_HOST},
 	{"policy", required_argument, NULL, OPT_POLICY},
 	{"allow-host-loopback", required_argument, NULL, OPT_ALLOW_HOST_LOOPBACK},
+	{"image", required_argument, NULL, OPT_IMAGE},
 	{0},
 };
 
@@ -83,6 +87,7 @@ static int do_check(int argc, char **argv)
 
 struct lists {
 	struct strv allow_hosts, deny_hosts, add_hosts, policies, loopback;
+	const char *image;
 };
 
 static int parse_option(int option, const char *value, struct lists *l, struct err *e)
@@ -96,6 +101,9 @@ static int parse_option(int option, const char *value, struct lists *l, struct e
 		return cli_add_list(&l->add_hosts, value, "--add-host", e);
 	case OPT_POLICY:
 		return strv_add(&l->policies, value) ? err_sys(e, -ENOMEM, "options") : 0;
+	case OPT_IMAGE:
+		l->image = value;
+		return 0;
 	default: /* OPT_ALLOW_HOST_LOOPBACK */
 		return cli_add_list(&l->loopback, value, "--allow-host-loopback", e);
 	}
@@ -143,6 +151,20 @@ static bool explain(const struct policy *p, const struct policy_request *r)
 	return d.verdict != POLICY_DENY;
 }
 
+/* Adds what "@packages" stands for in the image. */
+static int add_packages(struct policy *p, const char *image_name, struct err *e)
+{
+	struct store *store = NULL;
+	struct image image = {0};
+	int fd = -1, rc = store_open(&store, e);
+	rc = rc ? rc : image_open(store, image_name, &image, &fd, e);
+	rc = rc ? rc : network_add_packages(p, fd, 0, e);
+	io_close(&fd);
+	image_free(&image);
+	store_close(store);
+	return rc;
+}
+
 static int explain_all(const struct lists *l, int argc, char **argv)
 {
 	struct caplock_spec spec;
@@ -155,6 +177,10 @@ static int explain_all(const struct lists *l, int argc, char **argv)
 	spec.policies = (const char *const *)l->policies.item;
 	spec.allow_host_loopback = (const char *const *)l->loopback.item;
 	if (network_policy(&spec, &p, &e))
+		return cli_fail(EXIT_REFUSED, &e);
+	if (p.allow_packages && !l->image)
+		return cli_usage(&cmd_policy, "@packages: give --image, too, whose packages are meant");
+	if (p.allow_packages && add_packages(&p, l->image, &e))
 		return cli_fail(EXIT_REFUSED, &e);
 	int status = 0;
 	for (int i = 0; i < argc; i++) {
@@ -194,6 +220,21 @@ static int do_explain(int argc, char **argv)
 	return status;
 }
 
+/* ---- packages [IMAGE] ---- */
+
+/* The rules that "@packages" stands for, a line each. */
+static int do_packages(const char *image_name)
+{
+	struct policy p = {.allow_packages = true};
+	struct err e;
+	char text[POLICY_RULE_TEXT_BYTES];
+	int rc = add_packages(&p, image_name, &e);
+	for (size_t i = 0; i < p.allow_count && rc == 0; i++)
+		puts(policy_rule_text(&p.allow[i], text));
+	policy_free(&p);
+	return rc ? cli_fail(EXIT_REFUSED, &e) : 0;
+}
+
 static int run(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
@@ -201,21 +242,24 @@ static int run(int argc, char **argv)
 		return do_presets(argc - 1, argv + 1);
 	if (strcmp(what, "check") == 0 && argc > 2)
 		return do_check(argc - 1, argv + 1);
+	if (strcmp(what, "packages") == 0 && argc == 3)
+		return do_packages(argv[2]);
 	if (strcmp(what, "explain") == 0)
 		return do_explain(argc - 1, argv + 1);
-	return cli_usage(&cmd_policy, "give presets [NAME], check FILE..., or explain [OPTIONS] HOST[:PORT]...");
+	return cli_usage(&cmd_policy, "give presets [NAME], check FILE..., packages IMAGE, or explain [OPTIONS] HOST[:PORT]...");
 }
 
 const struct command cmd_policy = {
 	.name = "policy",
 	.synopsis = "caplock policy presets [NAME]\n"
 		    "caplock policy check FILE...\n"
+		    "caplock policy packages IMAGE\n"
 		    "caplock policy explain [OPTIONS] [udp:]HOST[:PORT]...",
-	.summary = "List preset policies, check policy files, say what a policy allows and why",
+	.summary = "List presets, check policy files, say what @packages of an image is, and what a policy allows and why",
 	.options =
 		(const struct option_help[]){
 			{"--allow-host HOST", "of explain: as of caplock run, and likewise"},
-			{"", "--deny-host, --add-host, --policy and --allow-host-loopback"},
+			{"", "--deny-host, --add-host, --policy, --allow-host-loopback and --image"},
 			{0},
 		},
 	.run = run,

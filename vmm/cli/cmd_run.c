@@ -285,7 +285,7 @@ const struct command cmd_run = {
 			{"--hostname NAME", "(caplock)"},
 			{"--timeout SECONDS", "end the run after this time, exit status 124"},
 			{"--allow-host HOST", "allow [tcp:|udp:]HOST[:PORT[-PORT]|:*] (80 and 443); a name, *.NAME, *, address or range;"},
-			{"", "or @PRESET (see: caplock policy presets)"},
+			{"", "or @PRESET (see: caplock policy presets), or @packages: the image's mirrors"},
 			{"--deny-host HOST", "deny it, whatever is allowed"},
 			{"--add-host NAME:IP", "where NAME is, instead of asking a resolver"},
 			{"--policy FILE", "add the rules of a policy file, of which there may be several"},

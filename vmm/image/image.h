@@ -6,6 +6,7 @@
 
 struct err;
 struct store;
+struct strv;
 
 /* The part of the OCI image configuration that `run` honours. Strings and lists (ending with NULL) are owned; lists
  * are never NULL, strings may be. */
@@ -34,6 +35,8 @@ int image_open(struct store *s, const char *name, struct image *out, int *root_f
 int image_list(struct store *s, struct image **out, unsigned *count, struct err *e);
 int image_remove(struct store *s, const char *name, struct err *e);
 void image_free(struct image *i);
+
+int image_packages(int root_fd, uint64_t offset_bytes, struct strv *rules, struct err *e);
 
 int store_scratch(struct store *s, uint64_t size_bytes, int *fd, struct err *e);
 

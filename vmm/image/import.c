@@ -14,18 +14,17 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/image/confine.h"
 #include "vmm/image/container.h"
 #include "vmm/image/digest.h"
 #include "vmm/image/ext4.h"
@@ -53,32 +52,6 @@ struct import {
 
 /* ---- The child ---- */
 
-/* Leaves the process what the work needs. Returns 0 or -errno. */
-static int confine(void)
-{
-	static const int allowed[] = {
-		SCMP_SYS(read),          SCMP_SYS(write),       SCMP_SYS(readv),          SCMP_SYS(writev),    SCMP_SYS(pread64),
-		SCMP_SYS(pwrite64),      SCMP_SYS(lseek),       SCMP_SYS(fstat),          SCMP_SYS(newfstatat), SCMP_SYS(ftruncate),
-		SCMP_SYS(fallocate),     SCMP_SYS(fsync),       SCMP_SYS(fdatasync),      SCMP_SYS(fcntl),     SCMP_SYS(close),
-		SCMP_SYS(mmap),          SCMP_SYS(mremap),      SCMP_SYS(munmap),         SCMP_SYS(mprotect),  SCMP_SYS(madvise),
-		SCMP_SYS(brk),           SCMP_SYS(futex),       SCMP_SYS(rt_sigaction),   SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
-		SCMP_SYS(clock_gettime), SCMP_SYS(getrandom),   SCMP_SYS(exit),           SCMP_SYS(exit_group), SCMP_SYS(getpid),
-		SCMP_SYS(gettid),        SCMP_SYS(sigaltstack), SCMP_SYS(sched_yield),    SCMP_SYS(getuid),    SCMP_SYS(geteuid),
-		SCMP_SYS(getgid),        SCMP_SYS(getegid),
-	};
-	struct rlimit no_core = {0, 0};
-	setrlimit(RLIMIT_CORE, &no_core);
-	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
-	if (!filter)
-		return -ENOMEM;
-	int rc = 0;
-	for (unsigned i = 0; i < sizeof allowed / sizeof allowed[0] && rc == 0; i++)
-		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
-	rc = rc ? rc : seccomp_load(filter); /* sets no_new_privs, too */
-	seccomp_release(filter);
-	return rc;
-}
-
 static int read_container(const struct import *w, struct container *c, bool *confined, struct err *e)
 {
 	struct stat st;
@@ -89,7 +62,7 @@ static int read_container(const struct import *w, struct container *c, bool *con
 		if (rc)
 			return rc;
 	}
-	int rc = confine();
+	int rc = image_confine();
 	if (rc)
 		return err_sys(e, rc, "cannot confine the import");
 	*confined = true;

@@ -14,10 +14,12 @@
 #include "virtio/net/policy_file.h"
 #include "virtio/net/report.h"
 #include "vmm/caplock.h"
+#include "vmm/image/image.h"
 #include "vmm/machine/machine.h"
 #include "vmm/sandbox/process.h"
 #include "vmm/util/err.h"
 #include "vmm/util/io.h"
+#include "vmm/util/strv.h"
 
 enum { DENIED_MAX = 100 }; /* hosts that are remembered for the user */
 
@@ -49,6 +51,20 @@ int network_policy(const struct caplock_spec *s, struct policy *p, struct err *e
 	return rc;
 }
 
+/*
+ * Adds what "@packages" stands for in the image that begins at offset_bytes of root_fd, where the policy has it. Returns 0 or
+ * -errno.
+ */
+int network_add_packages(struct policy *p, int root_fd, uint64_t offset_bytes, struct err *e)
+{
+	struct strv rules = {0};
+	int rc = p->allow_packages ? image_packages(root_fd, offset_bytes, &rules, e) : 0;
+	for (size_t i = 0; i < rules.count && rc == 0; i++)
+		rc = policy_add_allow(p, rules.item[i], e);
+	strv_free(rules.item);
+	return rc;
+}
+
 static int check(const struct caplock_spec *s, struct err *e)
 {
 	struct ip_addr ignored;
@@ -75,6 +91,7 @@ int network_prepare(struct network *n, const struct caplock_spec *spec, struct m
 	if (rc || spec->no_network)
 		return rc;
 	rc = network_policy(spec, &n->gate.policy, e);
+	rc = rc ? rc : network_add_packages(&n->gate.policy, machine->disk[0].fd, machine->disk[0].offset_bytes, e);
 	if (rc)
 		return rc;
 	if (policy_copy(&machine->net.policy, &n->gate.policy))

@@ -20,6 +20,7 @@ struct network {
 };
 
 int network_policy(const struct caplock_spec *spec, struct policy *p, struct err *e);
+int network_add_packages(struct policy *p, int root_fd, uint64_t offset_bytes, struct err *e);
 int network_prepare(struct network *n, const struct caplock_spec *spec, struct machine_config *machine, struct err *e);
 int network_start(struct network *n, struct loop *loop, struct err *e);
 char **network_denied(struct network *n);
