@@ -46,6 +46,17 @@ struct flow **flow_find(struct tcp *t, const struct packet *p, uint16_t guest_po
 	return at;
 }
 
+/* A flow that is only remembered makes room for one that is wanted. */
+static void end_time_wait(struct tcp *t)
+{
+	struct flow *oldest = NULL;
+	for (uint32_t i = 0; i < FLOWS_MAX; i++)
+		if (t->slot[i] && t->slot[i]->state == TIME_WAIT && (!oldest || t->slot[i]->deadline_ms < oldest->deadline_ms))
+			oldest = t->slot[i];
+	if (oldest)
+		flow_destroy(oldest, NULL);
+}
+
 /*
  * Makes the flow of a SYN, for the free place `at` in its bucket (flow_find()). Returns NULL where there are too many or no
  * memory.
@@ -53,6 +64,8 @@ struct flow **flow_find(struct tcp *t, const struct packet *p, uint16_t guest_po
 struct flow *flow_create(struct net *n, struct flow **at, const struct packet *p, uint16_t guest_port, uint16_t remote_port)
 {
 	struct tcp *t = n->tcp;
+	if (t->free_slots == 0)
+		end_time_wait(t);
 	struct flow *f = t->free_slots ? calloc(1, sizeof *f) : NULL;
 	if (!f)
 		return NULL;
@@ -153,15 +166,17 @@ void flow_drop_kept(struct flow *f)
 	buf_free(&f->kept);
 }
 
-static void drop_segments(struct flow *f)
+/* Forgets the first of the segments for the guest. */
+void flow_drop_first(struct flow *f)
 {
-	while (f->first) {
-		struct segment *s = f->first;
-		f->first = s->next;
-		free(s);
-	}
-	f->last = &f->first;
-	f->cursor = NULL;
+	struct segment *s = f->first;
+	f->first = s->next;
+	if (!f->first)
+		f->last = &f->first;
+	if (f->cursor == s)
+		f->cursor = s->next;
+	f->net->tcp->unacked_bytes -= s->bytes;
+	free(s);
 }
 
 /* Ends a flow here; `reason` is for the record (NULL: it ended as it should). */
@@ -175,7 +190,8 @@ void flow_destroy(struct flow *f, const char *reason)
 	flow_leave_turn(f);
 	flow_close_socket(f, reason != NULL);
 	flow_drop_kept(f);
-	drop_segments(f);
+	while (f->first)
+		flow_drop_first(f);
 	if (f->name)
 		f->name->flows--;
 	t->slot[f->slot] = NULL;

@@ -12,7 +12,7 @@ enum {
 	TCP_HEAD_BYTES = 20,
 
 	KEPT_MAX_BYTES = 1 << 20, /* from the guest, of one flow: the window */
-	BUDGET_BYTES = 64 << 20,  /* of all flows */
+	BUDGET_BYTES = 64 << 20,  /* of all flows, each way */
 	SEND_MAX_BYTES = 1 << 20, /* to the guest, of one flow: unacknowledged */
 	PORT_HTTP = 80,
 
@@ -64,13 +64,14 @@ struct flow {
 	/* To the guest. */
 	struct segment *first, **last, *cursor; /* cursor: has snd_nxt; NULL: all is sent */
 	uint32_t snd_una, snd_nxt, snd_max, snd_end; /* end: of what was read */
-	uint32_t snd_wnd;
+	uint32_t snd_wnd, snd_wl1; /* wl1: of the segment that told the window */
+	uint32_t recover;          /* what was sent before all was sent again: duplicates until there say nothing new */
 	uint8_t snd_shift;
 	bool scales; /* the guest knows window scales */
 	uint16_t mss;
-	unsigned duplicate_acks, retries;
+	unsigned duplicate_acks, retries, unanswered; /* unanswered: of the retries, since the guest last said something */
 	bool host_ended, fin_sent, fin_acked;
-	bool owes_syn_ack, owes_ack, owes_rst;
+	bool owes_syn_ack, owes_ack, owes_probe, owes_rst;
 	uint64_t deadline_ms; /* 0: none */
 
 	/* From the guest. */
@@ -79,6 +80,8 @@ struct flow {
 	struct inspect inspect;
 	size_t passed; /* of what is kept: it may go to the socket, while the flow is looked at */
 	bool guest_ended, guest_ended_first, shut;
+	bool deaf; /* the socket takes no more; what it still has is read */
+	bool asked; /* the gate */
 
 	uint64_t from_guest_bytes, to_guest_bytes, start_ms;
 };
@@ -91,7 +94,8 @@ struct tcp {
 	struct flow *turn_first, **turn_last;
 	struct loop_source timer;
 	uint64_t timer_ms; /* when it is set to; 0: not */
-	size_t kept_bytes;
+	size_t kept_bytes, unacked_bytes;
+	bool ask_again; /* flows wait for the gate to take their requests */
 	uint64_t secret;
 };
 
@@ -120,6 +124,7 @@ void flow_leave_turn(struct flow *f);
 void flow_set_deadline(struct flow *f, unsigned after_ms);
 void flow_expire_after(struct flow *f, unsigned after_ms);
 void flow_drop_kept(struct flow *f);
+void flow_drop_first(struct flow *f);
 void flow_close_socket(struct flow *f, bool reset);
 
 /* tcp.c */
@@ -135,6 +140,7 @@ void tcp_deadline_passed(struct flow *f);
 
 /* tcp_socket.c */
 void tcp_to_socket(struct flow *f);
+void tcp_ask(struct flow *f);
 size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size_t bytes);
 
 /* tcp_local.c */

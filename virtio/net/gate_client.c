@@ -40,11 +40,14 @@ static bool receive(struct net *n)
 
 static void ready(void *context, uint32_t events)
 {
-	(void)events;
 	struct net *n = context;
 	pthread_mutex_lock(&n->device.lock);
 	while (n->gate.fd >= 0 && receive(n))
 		;
+	if (events & EPOLLOUT && n->gate.fd >= 0) {
+		loop_change(n->loop, &n->gate, EPOLLIN);
+		tcp_ask_again(n);
+	}
 	tcp_flush(n);
 	pthread_mutex_unlock(&n->device.lock);
 }
@@ -62,7 +65,10 @@ void gate_client_destroy(struct net *n)
 	io_close(&n->gate.fd);
 }
 
-/* Asks the gate for a flow; tcp_opened() gets the answer for `id`. Returns 0 or -errno, where nobody will answer. */
+/*
+ * Asks the gate for a flow; tcp_opened() gets the answer for `id`. Returns 0, -EAGAIN where that is to be tried again when
+ * tcp_ask_again() is called, or -errno where nobody will answer.
+ */
 int gate_ask(struct net *n, uint64_t id, const struct policy_request *r)
 {
 	struct gate_request request = {.id = id, .addr = r->addr, .port = r->port, .proto = (uint8_t)r->proto};
@@ -70,5 +76,10 @@ int gate_ask(struct net *n, uint64_t id, const struct policy_request *r)
 		strcpy(request.name, r->name);
 	if (n->gate.fd < 0)
 		return -EPIPE;
-	return send(n->gate.fd, &request, sizeof request, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+	if (send(n->gate.fd, &request, sizeof request, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+		return 0;
+	int error = errno;
+	if (error == EAGAIN)
+		loop_change(n->loop, &n->gate, EPOLLIN | EPOLLOUT);
+	return -error;
 }

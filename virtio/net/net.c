@@ -32,6 +32,7 @@ enum {
 	QUEUE_RX = 0, /* to the guest */
 	QUEUE_TX = 1,
 	VNET_BYTES = sizeof(struct virtio_net_hdr_v1),
+	BUFFER_BYTES = 1514,
 	TURN_FRAMES = 256, /* before other sources of the loop have their turn */
 };
 
@@ -68,23 +69,32 @@ static void config_read(struct virtio_device *d, uint32_t offset, void *to, uint
 
 /* ---- To the guest ---- */
 
+/* How large a frame may become so that a part of the ring takes it, whose buffers are as drivers make them. */
+uint32_t net_frame_max_bytes(const struct net *n)
+{
+	return net_offers(n, VIRTIO_NET_F_MRG_RXBUF) ? n->device.vq[QUEUE_RX].size / 2u * BUFFER_BYTES : UINT16_MAX;
+}
+
 /* Writes a frame into the guest's buffers, with chains taken from the ring as they are needed. */
 struct rx_writer {
 	struct net *net;
 	uint16_t head[VQ_SIZE_MAX];
 	uint32_t filled[VQ_SIZE_MAX];
 	uint16_t chains;
-	size_t chain_at;          /* within the chain at hand */
-	uint8_t *buffers_at;      /* where the number of chains belongs */
+	size_t chain_at;     /* within the chain at hand */
+	uint8_t *buffers_at; /* where the number of chains belongs */
 };
 
-/* Takes one chain more. Returns 0, -EAGAIN, or -EPROTO. */
+/* Takes one chain more. Returns 0, -EAGAIN where the driver will notify us of more, or -EPROTO. */
 static int next_chain(struct rx_writer *w)
 {
 	struct net *n = w->net;
+	struct virtqueue *vq = &n->device.vq[QUEUE_RX];
 	if (w->chains && (!net_offers(n, VIRTIO_NET_F_MRG_RXBUF) || w->chains == VQ_SIZE_MAX))
 		return -EPROTO; /* a buffer must take a whole frame (5.1.6.3.1) */
-	int rc = vq_pop(&n->device.vq[QUEUE_RX], &n->rx);
+	int rc = vq_pop(vq, &n->rx);
+	if (rc == 0 && vq_want_notify(vq))
+		rc = vq_pop(vq, &n->rx);
 	if (rc <= 0)
 		return rc ? rc : -EAGAIN;
 	w->head[w->chains] = n->rx.head;
@@ -138,9 +148,6 @@ int net_send_frame(struct net *n, const void *head, size_t head_bytes, const voi
 	rc = rc ? rc : write_rx(&w, data, data_bytes);
 	if (rc == -EAGAIN) {
 		vq_unpop(vq, w.chains);
-		/* What the guest adds from now on is announced; what it added meanwhile is not. */
-		if (!n->rx_starved && net_running(n) && vq_want_notify(vq))
-			return net_send_frame(n, head, head_bytes, data, data_bytes, vnet);
 		n->rx_starved = true;
 		return rc;
 	}
@@ -201,6 +208,7 @@ static void notify(struct virtio_device *d, unsigned queue)
 		from_guest(n);
 	} else if (n->rx_starved) {
 		n->rx_starved = false;
+		vq_no_notify(&n->device.vq[QUEUE_RX]);
 		tcp_flush(n);
 	}
 }
@@ -215,6 +223,7 @@ static void woken(void *context, uint32_t events)
 	pthread_mutex_lock(&n->device.lock);
 	if (net_running(n)) {
 		n->rx_starved = false;
+		vq_no_notify(&n->device.vq[QUEUE_RX]);
 		from_guest(n);
 	}
 	pthread_mutex_unlock(&n->device.lock);

@@ -90,6 +90,7 @@ struct net {
 bool net_running(const struct net *n);
 int net_send_frame(struct net *n, const void *head, size_t head_bytes, const void *data, size_t data_bytes,
 		   const struct virtio_net_hdr_v1 *vnet);
+uint32_t net_frame_max_bytes(const struct net *n);
 bool net_offers(const struct net *n, unsigned feature);
 
 /* eth.c, ip.c */
@@ -120,6 +121,7 @@ void tcp_destroy(struct net *n);
 void tcp_input(struct net *n, const struct packet *p);
 void tcp_flush(struct net *n);
 void tcp_gate_lost(struct net *n);
+void tcp_ask_again(struct net *n);
 void tcp_opened(struct net *n, uint64_t id, int fd, int error, const char *reason);
 
 /* gate_client.c */

@@ -109,6 +109,8 @@ struct flow *tcp_accept(struct net *n, struct flow **at, const struct packet *p,
 	f->snd_una = initial_sequence();
 	f->snd_nxt = f->snd_max = f->snd_end = f->snd_una + 1; /* after our SYN */
 	f->snd_wnd = h->window;
+	f->snd_wl1 = h->seq;
+	f->recover = f->snd_una;
 	f->rcv_nxt = f->rcv_edge = h->seq + 1;
 	parse_options(f, p->frame->head + p->offset + TCP_HEAD_BYTES, h->head_bytes - TCP_HEAD_BYTES);
 	return f;
@@ -138,10 +140,7 @@ static void connect_flow(struct net *n, struct flow **at, const struct packet *p
 		return;
 	if (d.verdict == POLICY_ALLOW)
 		inspect_start(&f->inspect, f->remote_port);
-	if (gate_ask(n, (uint64_t)f->generation << 32 | f->slot, &r)) {
-		flow_destroy(f, "the gate is gone");
-		tcp_send_reset(n, p, h, 0);
-	}
+	tcp_ask(f);
 }
 
 /* Frees what the guest has now acknowledged. */
@@ -153,15 +152,8 @@ static void acknowledge(struct flow *f, uint32_t ack)
 		f->snd_nxt = ack;
 		f->cursor = f->first;
 	}
-	while (f->first && !after(f->first->seq + f->first->bytes, ack)) {
-		struct segment *s = f->first;
-		f->first = s->next;
-		if (f->cursor == s)
-			f->cursor = s->next;
-		free(s);
-	}
-	if (!f->first)
-		f->last = &f->first;
+	while (f->first && !after(f->first->seq + f->first->bytes, ack))
+		flow_drop_first(f);
 	while (f->cursor && !after(f->cursor->seq + f->cursor->bytes, f->snd_nxt))
 		f->cursor = f->cursor->next;
 	if (f->host_ended && ack == f->snd_end + 1) /* also where the FIN was about to be sent again */
@@ -187,10 +179,14 @@ static bool take_ack(struct flow *f, const struct tcp_header *h, size_t data_byt
 	}
 	bool duplicate = h->ack == f->snd_una && f->snd_max != f->snd_una && data_bytes == 0 && window == f->snd_wnd &&
 			 !(h->flags & FIN);
-	f->snd_wnd = window;
+	f->unanswered = 0;
+	if (!after(f->snd_wl1, h->seq)) { /* not one that was overtaken */
+		f->snd_wnd = window;
+		f->snd_wl1 = h->seq;
+	}
 	if (after(h->ack, f->snd_una))
 		acknowledge(f, h->ack);
-	else if (duplicate && ++f->duplicate_acks == DUPLICATE_ACKS)
+	else if (duplicate && after(f->snd_una + 1, f->recover) && ++f->duplicate_acks == DUPLICATE_ACKS)
 		tcp_go_back(f);
 	return true;
 }
@@ -235,8 +231,7 @@ static void segment_input(struct flow *f, const struct packet *p, const struct t
 {
 	size_t data_bytes = p->bytes - h->head_bytes;
 	if (h->flags & RST) {
-		uint32_t offset = h->seq - f->rcv_nxt;
-		if (f->state == DIALING || offset == 0 || offset < f->rcv_edge - f->rcv_nxt)
+		if (f->state == DIALING || h->seq - f->rcv_nxt <= f->rcv_edge - f->rcv_nxt)
 			flow_destroy(f, "reset by the guest");
 		return;
 	}

@@ -13,7 +13,7 @@ enum {
 	TURN_SEGMENTS = 8,
 	RTO_FIRST_MS = 250,
 	RTO_MAX_MS = 10000,
-	RETRIES_MAX = 12,
+	UNANSWERED_MAX = 12,
 	TIME_WAIT_MS = 1000,
 };
 
@@ -74,7 +74,8 @@ static int send_segment(struct flow *f, uint8_t flags, const void *data, size_t 
 	int rc = ip_send(f->net, &s);
 	if (rc == 0) {
 		f->owes_ack = false;
-		f->rcv_edge = f->rcv_nxt + (told << shift);
+		if (after(f->rcv_nxt + (told << shift), f->rcv_edge))
+			f->rcv_edge = f->rcv_nxt + (told << shift);
 	}
 	return rc;
 }
@@ -101,7 +102,9 @@ static uint32_t segment_max(const struct flow *f)
 	bool v4 = addr_is_v4(&f->guest);
 	if (!net_offers(f->net, v4 ? VIRTIO_NET_F_GUEST_TSO4 : VIRTIO_NET_F_GUEST_TSO6))
 		return f->mss;
-	return SEGMENT_MAX_BYTES / f->mss * f->mss;
+	uint32_t fits = net_frame_max_bytes(f->net) - ETH_HEAD_BYTES - 60;
+	uint32_t max = fits < SEGMENT_MAX_BYTES ? fits : SEGMENT_MAX_BYTES;
+	return max < f->mss ? f->mss : max / f->mss * f->mss;
 }
 
 /* Queues a segment with `bytes` of data for the guest; it is the flow's from now on. */
@@ -114,13 +117,23 @@ void tcp_add_segment(struct flow *f, struct segment *s, size_t bytes)
 		f->cursor = s;
 	f->snd_end += (uint32_t)bytes;
 	f->to_guest_bytes += bytes;
+	f->net->tcp->unacked_bytes += bytes;
+}
+
+/* How much to read from the socket now: beyond the budget a packet at a time, so that each flow goes on. */
+static uint32_t read_max(const struct flow *f)
+{
+	uint32_t unacked = f->snd_end - f->snd_una;
+	if (f->net->tcp->unacked_bytes >= BUDGET_BYTES)
+		return unacked ? 0 : f->mss;
+	return unacked < SEND_MAX_BYTES ? segment_max(f) : 0;
 }
 
 /* Reads one segment from the socket. Returns whether there is something new to send. */
 static bool read_segment(struct flow *f)
 {
-	uint32_t unacked = f->snd_end - f->snd_una, max = segment_max(f);
-	if (!f->readable || f->host_ended || f->source.fd < 0 || unacked >= SEND_MAX_BYTES)
+	uint32_t max = f->readable && !f->host_ended && f->source.fd >= 0 ? read_max(f) : 0;
+	if (max == 0)
 		return false;
 	struct segment *s = malloc(sizeof *s + max);
 	if (!s)
@@ -134,7 +147,7 @@ static bool read_segment(struct flow *f)
 			return false;
 		}
 		f->host_ended = n == 0;
-		f->owes_rst = n < 0;
+		f->owes_rst = n < 0 || f->deaf;
 		return true;
 	}
 	struct segment *smaller = (uint32_t)n < max ? realloc(s, sizeof *s + (size_t)n) : s;
@@ -154,8 +167,6 @@ static int send_data(struct flow *f)
 	uint32_t in_flight = f->snd_nxt - f->snd_una, max = segment_max(f);
 	uint32_t room = f->snd_wnd > in_flight ? f->snd_wnd - in_flight : 0;
 	uint32_t offset = f->snd_nxt - s->seq, bytes = s->bytes - offset;
-	if (room == 0 && in_flight == 0 && f->retries)
-		room = 1; /* a probe of a window that is shut (3.8.6.1) */
 	if (bytes > room)
 		bytes = room;
 	if (bytes > max) /* a retransmission, after the features changed */
@@ -200,6 +211,21 @@ static int send_syn_ack(struct flow *f)
 	return rc;
 }
 
+/*
+ * Asks for the guest's window (3.8.6.1). A segment without data from before what it has acknowledged is out of its window,
+ * so that it must answer, and nothing is in flight.
+ */
+static int send_probe(struct flow *f)
+{
+	uint32_t nxt = f->snd_nxt;
+	f->snd_nxt = f->snd_una - 1;
+	int rc = send_segment(f, 0, NULL, 0);
+	f->snd_nxt = nxt;
+	f->owes_probe = rc != 0;
+	tcp_await_ack(f);
+	return rc ? rc : 1;
+}
+
 /* One step of what a flow has to send. Returns 1 where there may be more, 0 where not, or as ip_send(). */
 static int step(struct flow *f)
 {
@@ -207,6 +233,8 @@ static int step(struct flow *f)
 		return 0;
 	if (f->owes_syn_ack)
 		return send_syn_ack(f);
+	if (f->owes_probe)
+		return send_probe(f);
 	if (f->state == OPEN && (f->cursor || read_segment(f))) {
 		if (f->owes_rst)
 			return 0;
@@ -248,6 +276,7 @@ void tcp_refuse(struct flow *f)
 /* Sends again from the first byte that is not acknowledged. */
 void tcp_go_back(struct flow *f)
 {
+	f->recover = f->snd_max;
 	f->snd_nxt = f->snd_una;
 	f->cursor = f->first;
 	if (f->fin_sent && !f->fin_acked)
@@ -263,17 +292,16 @@ void tcp_deadline_passed(struct flow *f)
 		flow_destroy(f, NULL);
 		return;
 	}
-	if (++f->retries > RETRIES_MAX) {
+	f->retries++;
+	if (++f->unanswered > UNANSWERED_MAX)
 		f->owes_rst = true;
-		flow_join_turn(f);
-		return;
-	}
-	if (f->state == SYN_RECEIVED) {
+	else if (f->state == SYN_RECEIVED)
 		f->owes_syn_ack = true;
-		flow_join_turn(f);
-	} else {
+	else if (f->snd_wnd == 0)
+		f->owes_probe = true;
+	else
 		tcp_go_back(f);
-	}
+	flow_join_turn(f);
 }
 
 /* A flow's turn. Returns 0, or what ip_send() returned. The flow may be gone afterwards. */

@@ -6,11 +6,22 @@
 #include "virtio/net/report.h"
 #include "vmm/util/io.h"
 
+/* The server takes no more. What it said before that is for the guest still, and then its RST. */
+static void stop_writing(struct flow *f)
+{
+	f->deaf = f->shut = f->readable = true;
+	f->writable = false;
+	f->owes_rst = f->host_ended;
+	flow_drop_kept(f);
+	f->passed = 0;
+	flow_join_turn(f);
+}
+
 /* Passes on what is kept, then the guest's end. */
 void tcp_to_socket(struct flow *f)
 {
 	size_t done = 0, may = f->inspect.kind == INSPECT_OFF ? f->kept.len : f->passed;
-	if (f->source.fd < 0)
+	if (f->source.fd < 0 || f->deaf)
 		return;
 	while (f->writable && done < may) {
 		ssize_t n = send(f->source.fd, f->kept.data + done, may - done, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -19,8 +30,8 @@ void tcp_to_socket(struct flow *f)
 		} else if (errno == EAGAIN) {
 			f->writable = false;
 		} else if (errno != EINTR) {
-			f->owes_rst = true;
-			f->writable = false;
+			stop_writing(f);
+			return;
 		}
 	}
 	if (done) {
@@ -60,13 +71,13 @@ size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size
 	unsigned count = vq_slice(c->iov, c->out_count, sizeof p->frame->vnet + p->offset + offset, bytes, iov);
 	size_t done = 0;
 	bool plain = f->service == SERVICE_SERVER && f->inspect.kind == INSPECT_OFF;
-	if (f->service == SERVICE_DONE)
+	if (f->service == SERVICE_DONE || f->deaf)
 		return bytes;
 	if (plain && f->writable && f->kept.len == 0) {
 		struct msghdr m = {.msg_iov = iov, .msg_iovlen = count};
 		ssize_t n = sendmsg(f->source.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n < 0 && errno != EAGAIN && errno != EINTR) {
-			f->owes_rst = true;
+			stop_writing(f);
 			return bytes;
 		}
 		done = n < 0 ? 0 : (size_t)n;
@@ -86,6 +97,7 @@ static void socket_ready(void *context, uint32_t events)
 	struct net *n = f->net;
 	pthread_mutex_lock(&n->device.lock);
 	f->readable |= (events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0;
+	f->owes_rst |= events & EPOLLERR && f->host_ended;
 	if (events & EPOLLOUT && f->state == OPEN) {
 		f->writable = true;
 		tcp_to_socket(f);
@@ -126,6 +138,27 @@ void tcp_opened(struct net *n, uint64_t id, int fd, int error, const char *reaso
 	f->state = SYN_RECEIVED;
 	f->owes_syn_ack = true;
 	flow_join_turn(f);
+}
+
+/* Asks the gate for the flow's socket: now, or when the gate has read what it was asked before. Ends the flow where there is no gate. */
+void tcp_ask(struct flow *f)
+{
+	struct policy_request r = flow_request(f);
+	int rc = gate_ask(f->net, (uint64_t)f->generation << 32 | f->slot, &r);
+	f->asked = rc == 0;
+	if (rc == -EAGAIN)
+		f->net->tcp->ask_again = true;
+	else if (rc)
+		tcp_refuse(f);
+}
+
+/* The gate takes requests again. With the device's lock held. */
+void tcp_ask_again(struct net *n)
+{
+	n->tcp->ask_again = false;
+	for (uint32_t i = 0; i < FLOWS_MAX && !n->tcp->ask_again; i++)
+		if (n->tcp->slot[i] && n->tcp->slot[i]->state == DIALING && !n->tcp->slot[i]->asked)
+			tcp_ask(n->tcp->slot[i]);
 }
 
 /* There is no gate any more: what waits for it is refused. With the device's lock held. */
