@@ -22,23 +22,31 @@ uint64_t flow_now_ms(void)
 
 /* ---- The table ---- */
 
-static uint32_t hash(const struct tcp *t, const struct ip_addr *guest, uint16_t guest_port, const struct ip_addr *remote,
-		     uint16_t remote_port)
+/* A hash of a flow's ends, which the guest cannot predict. */
+uint32_t flow_hash(uint64_t secret, const struct ip_addr *guest, uint16_t guest_port, const struct ip_addr *remote,
+		   uint16_t remote_port)
 {
-	uint64_t part[4], h = t->secret ^ ((uint64_t)guest_port << 16 | remote_port);
+	uint64_t part[4], h = secret ^ ((uint64_t)guest_port << 16 | remote_port);
 	memcpy(part, guest, 16);
 	memcpy(part + 2, remote, 16);
 	for (int i = 0; i < 4; i++) {
 		h = (h ^ part[i]) * 0x9e3779b97f4a7c15u;
 		h ^= h >> 29;
 	}
-	return (uint32_t)(h >> 20) % HASH_BUCKETS;
+	return (uint32_t)(h >> 20);
+}
+
+/* For flow_hash(). */
+uint64_t flow_secret(void)
+{
+	uint64_t secret;
+	return getrandom(&secret, sizeof secret, GRND_NONBLOCK) == sizeof secret ? secret : flow_now_ms();
 }
 
 /* Where the flow of a packet is in its bucket, or (*result is NULL) would be. */
 struct flow **flow_find(struct tcp *t, const struct packet *p, uint16_t guest_port, uint16_t remote_port)
 {
-	struct flow **at = &t->bucket[hash(t, &p->from, guest_port, &p->to, remote_port)];
+	struct flow **at = &t->bucket[flow_hash(t->secret, &p->from, guest_port, &p->to, remote_port) % HASH_BUCKETS];
 	for (; *at; at = &(*at)->hash_next)
 		if ((*at)->guest_port == guest_port && (*at)->remote_port == remote_port && addr_equal(&(*at)->guest, &p->from) &&
 		    addr_equal(&(*at)->remote, &p->to))
@@ -183,7 +191,7 @@ void flow_drop_first(struct flow *f)
 void flow_destroy(struct flow *f, const char *reason)
 {
 	struct tcp *t = f->net->tcp;
-	struct flow **at = &t->bucket[hash(t, &f->guest, f->guest_port, &f->remote, f->remote_port)];
+	struct flow **at = &t->bucket[flow_hash(t->secret, &f->guest, f->guest_port, &f->remote, f->remote_port) % HASH_BUCKETS];
 	while (*at != f)
 		at = &(*at)->hash_next;
 	*at = f->hash_next;
@@ -254,8 +262,7 @@ int tcp_create(struct net *n)
 		return -errno;
 	for (uint32_t i = 0; i < FLOWS_MAX; i++)
 		t->free_slot[t->free_slots++] = FLOWS_MAX - 1 - i;
-	if (getrandom(&t->secret, sizeof t->secret, GRND_NONBLOCK) != sizeof t->secret)
-		t->secret = flow_now_ms();
+	t->secret = flow_secret();
 	return loop_add(n->loop, &t->timer, EPOLLIN);
 }
 

@@ -115,6 +115,9 @@ static inline bool after(uint32_t a, uint32_t b)
 
 /* flow.c */
 uint64_t flow_now_ms(void);
+uint64_t flow_secret(void);
+uint32_t flow_hash(uint64_t secret, const struct ip_addr *guest, uint16_t guest_port, const struct ip_addr *remote,
+		   uint16_t remote_port);
 struct flow **flow_find(struct tcp *t, const struct packet *p, uint16_t guest_port, uint16_t remote_port);
 struct flow *flow_create(struct net *n, struct flow **at, const struct packet *p, uint16_t guest_port, uint16_t remote_port);
 void flow_destroy(struct flow *f, const char *reason);

@@ -7,6 +7,7 @@
 #include "virtio/net/gate/proto.h"
 #include "virtio/net/net_priv.h"
 #include "virtio/net/report.h"
+#include "virtio/net/udp_flow.h"
 #include "vmm/util/io.h"
 
 /* Takes one reply. Returns false where there is none now. */
@@ -31,10 +32,14 @@ static bool receive(struct net *n)
 		loop_remove(n->loop, &n->gate);
 		io_close(&n->gate.fd);
 		tcp_gate_lost(n);
+		udp_gate_lost(n);
 		return false;
 	}
 	reply.reason[sizeof reply.reason - 1] = 0;
-	tcp_opened(n, reply.id, fd, reply.error, reply.reason);
+	if (reply.id & UDP_FLOW_ID)
+		udp_opened(n, reply.id, fd, reply.error, reply.reason);
+	else
+		tcp_opened(n, reply.id, fd, reply.error, reply.reason);
 	return true;
 }
 

@@ -127,3 +127,51 @@ void icmp6_input(struct net *n, const struct packet *p)
 	else
 		n->count.unsupported++;
 }
+
+/* ---- Refusals ---- */
+
+static bool is_multicast(const struct ip_addr *a)
+{
+	return addr_is_v4(a) ? addr_to_v4(a) >= 0xe0000000u : a->byte[0] == 0xff; /* broadcasts too */
+}
+
+/* The headers of the datagram that is refused, as far as its sender looks at them. */
+static size_t put_refused(uint8_t *at, const struct ip_addr *guest, uint16_t guest_port, const struct ip_addr *remote,
+			  uint16_t remote_port)
+{
+	bool v4 = addr_is_v4(guest);
+	size_t head = v4 ? 20 : 40;
+	if (v4) {
+		at[0] = 0x45;
+		set16(at + 2, 28);
+		at[8] = 64;
+		at[9] = IP_UDP;
+		memcpy(at + 12, guest->byte + 12, 4);
+		memcpy(at + 16, remote->byte + 12, 4);
+		set16(at + 10, (uint16_t)~sum_fold(sum_bytes(0, at, 20)));
+	} else {
+		at[0] = 0x60;
+		set16(at + 4, 8);
+		at[6] = IP_UDP;
+		at[7] = 64;
+		memcpy(at + 8, guest->byte, 16);
+		memcpy(at + 24, remote->byte, 16);
+	}
+	set16(at + head, guest_port);
+	set16(at + head + 2, remote_port);
+	set16(at + head + 4, 8);
+	return head + 8;
+}
+
+/* Tells the guest that nobody is at `remote` for a datagram of its (RFC 1122, 3.2.2.1; RFC 4443, 3.1). */
+void icmp_port_unreachable(struct net *n, const struct ip_addr *guest, uint16_t guest_port, const struct ip_addr *remote,
+			   uint16_t remote_port)
+{
+	bool v4 = addr_is_v4(guest);
+	uint8_t head[8 + 48] = {v4 ? 3 : ICMPV6_DEST_UNREACH, v4 ? 3 : ICMPV6_PORT_UNREACH};
+	if (is_multicast(remote))
+		return;
+	size_t bytes = 8 + put_refused(head + 8, guest, guest_port, remote, remote_port);
+	transmit(n, &(struct segment_out){.from = *remote, .to = *guest, .proto = v4 ? IP_ICMP : IP_ICMPV6, .head = head,
+				      .head_bytes = bytes});
+}

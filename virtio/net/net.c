@@ -25,6 +25,7 @@
 
 #include "virtio/net/link.h"
 #include "virtio/net/net_priv.h"
+#include "virtio/net/udp_flow.h"
 #include "vmm/util/err.h"
 #include "vmm/util/io.h"
 
@@ -209,6 +210,7 @@ static void notify(struct virtio_device *d, unsigned queue)
 	} else if (n->rx_starved) {
 		n->rx_starved = false;
 		vq_no_notify(&n->device.vq[QUEUE_RX]);
+		udp_flush(n);
 		tcp_flush(n);
 	}
 }
@@ -224,6 +226,7 @@ static void woken(void *context, uint32_t events)
 	if (net_running(n)) {
 		n->rx_starved = false;
 		vq_no_notify(&n->device.vq[QUEUE_RX]);
+		udp_flush(n);
 		from_guest(n);
 	}
 	pthread_mutex_unlock(&n->device.lock);
@@ -244,6 +247,7 @@ static void destroy(struct virtio_device *d)
 {
 	struct net *n = net_of(d);
 	tcp_destroy(n);
+	udp_destroy(n);
 	gate_client_destroy(n);
 	names_free(&n->names);
 	policy_free(&n->config.policy);

@@ -32,7 +32,8 @@ struct net_counters {
 	uint64_t malformed;   /* lengths or headers that contradict each other */
 	uint64_t fragments;   /* refused: nothing that we offer needs them */
 	uint64_t unsupported; /* other protocols, extension headers, addresses that are not the guest's */
-	uint64_t unsent;      /* replies for which the guest had no buffer */
+	uint64_t unsent;      /* replies for which the guest had no buffer, datagrams for which the server's socket had none */
+	uint64_t oversized;   /* datagrams for the guest, larger than its MTU */
 	uint64_t flows, denied, over_limit;
 };
 
@@ -105,6 +106,8 @@ uint16_t sum_fold(uint32_t sum);
 /* icmp.c */
 void icmp_input(struct net *n, const struct packet *p);
 void icmp6_input(struct net *n, const struct packet *p);
+void icmp_port_unreachable(struct net *n, const struct ip_addr *guest, uint16_t guest_port, const struct ip_addr *remote,
+			   uint16_t remote_port);
 
 /* udp.c */
 void udp_input(struct net *n, const struct packet *p);

@@ -1,9 +1,9 @@
-/* UDP (RFC 768): DNS, whatever address it is sent to, and DHCP. */
+/* UDP (RFC 768): DNS, whatever address it is sent to, DHCP, and flows that a rule allows (udp_flow.c). */
 #include <string.h>
 
 #include "virtio/net/dns.h"
 #include "virtio/net/net_priv.h"
-#include "virtio/net/report.h"
+#include "virtio/net/udp_flow.h"
 
 enum {
 	HEAD_BYTES = 8,
@@ -48,9 +48,6 @@ void udp_input(struct net *n, const struct packet *p)
 	} else if (to_port == DNS_PORT) {
 		resolve(n, p, from_port, bytes);
 	} else {
-		n->count.denied++;
-		const struct name_entry *name = names_find(&n->names, &p->to);
-		report_denied(n, &(struct policy_request){.proto = NET_UDP, .name = name ? name->name : NULL, .addr = p->to, .port = to_port},
-			      "no rule allows this datagram");
+		udp_flow_input(n, p, from_port, to_port, HEAD_BYTES, bytes);
 	}
 }
