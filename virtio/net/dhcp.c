@@ -1,4 +1,6 @@
 /* DHCPv4 (RFC 2131, RFC 2132), for guests that insist on it: there is one address to give, and it is always given. */
+#include "virtio/net/dhcp.h"
+
 #include <string.h>
 
 #include "virtio/net/link.h"
@@ -6,7 +8,6 @@
 
 enum {
 	FIXED_BYTES = 240, /* with the magic cookie */
-	MESSAGE_BYTES = 512,
 	OP_REQUEST = 1,
 	OP_REPLY = 2,
 	PORT_SERVER = 67,
@@ -78,18 +79,19 @@ static uint8_t reply_type(const uint8_t *m, size_t bytes)
 	return *type == TYPE_INFORM ? TYPE_ACK : 0;
 }
 
-/* A datagram to the DHCP server's port. */
-void dhcp_input(struct net *n, const struct packet *p)
+/*
+ * Answers a client's message: writes to `reply`, and returns how much that is; 0: it is no message that is answered, or none at
+ * all. Pure.
+ */
+size_t dhcp_answer(const uint8_t *m, size_t bytes, unsigned mtu, uint8_t reply[DHCP_REPLY_MAX_BYTES])
 {
-	uint8_t m[MESSAGE_BYTES], r[FIXED_BYTES + 64] = {OP_REPLY, 1, 6};
-	size_t bytes = packet_copy(p, 8, m, sizeof m);
-	if (bytes < FIXED_BYTES || m[0] != OP_REQUEST || m[1] != 1 || m[2] != 6 || memcmp(m + 236, cookie, sizeof cookie)) {
-		n->count.malformed++;
-		return;
-	}
-	uint8_t type = reply_type(m, bytes);
+	if (bytes < FIXED_BYTES || m[0] != OP_REQUEST || m[1] != 1 || m[2] != 6 || memcmp(m + 236, cookie, sizeof cookie))
+		return 0;
+	uint8_t type = reply_type(m, bytes), *r = reply;
 	if (type == 0)
-		return;
+		return 0;
+	memset(r, 0, FIXED_BYTES);
+	memcpy(r, (const uint8_t[]){OP_REPLY, 1, 6}, 3);
 	memcpy(r + 4, m + 4, 4);   /* transaction */
 	memcpy(r + 10, m + 10, 2); /* flags */
 	memcpy(r + 28, m + 28, 16); /* client's address */
@@ -103,11 +105,21 @@ void dhcp_input(struct net *n, const struct packet *p)
 		o = put_option32(o, OPTION_LEASE, LEASE_S);
 		*o++ = OPTION_MTU;
 		*o++ = 2;
-		set16(o, n->config.mtu);
+		set16(o, mtu);
 		o += 2;
 	}
 	*o++ = OPTION_END;
+	return (size_t)(o - r);
+}
+
+/* A datagram to the DHCP server's port. */
+void dhcp_input(struct net *n, const struct packet *p)
+{
+	uint8_t m[DHCP_MESSAGE_BYTES], r[DHCP_REPLY_MAX_BYTES];
+	size_t reply_bytes = dhcp_answer(m, packet_copy(p, 8, m, sizeof m), n->config.mtu, r);
 	struct ip_addr host = addr_v4(LINK_HOST_V4), everybody = addr_v4(UINT32_MAX);
-	if (udp_reply(n, &host, PORT_SERVER, &everybody, PORT_CLIENT, r, (size_t)(o - r)))
+	if (reply_bytes == 0)
+		n->count.malformed++;
+	else if (udp_reply(n, &host, PORT_SERVER, &everybody, PORT_CLIENT, r, reply_bytes))
 		n->count.unsent++;
 }

@@ -29,42 +29,6 @@ static bool bad(struct http_denial *wrong, unsigned status, const char *reason)
 	return false;
 }
 
-/*
- * Looks for the empty line that ends a head or a trailer, going on where it stopped last time, so that the cost is linear.
- * Returns how many bytes there are until after it, or 0: more are needed, or, with `wrong`, it cannot be.
- */
-static size_t find_end(struct http_stream *s, const uint8_t *data, size_t len_bytes, struct http_denial *wrong)
-{
-	for (; s->scanned < len_bytes; s->scanned++) {
-		uint8_t c = data[s->scanned];
-		bool after_cr = s->scanned > s->line_start && data[s->scanned - 1] == '\r';
-		if (c == 0 || after_cr != (c == '\n')) {
-			bad(wrong, 400, "an HTTP line that does not end with CR LF, or has a NUL");
-			return 0;
-		}
-		if (c != '\n')
-			continue;
-		if (s->scanned - s->line_start == 1) {
-			size_t bytes = s->scanned + 1;
-			s->scanned = s->line_start = 0;
-			return bytes;
-		}
-		s->line_start = s->scanned + 1;
-	}
-	if (len_bytes > HTTP_HEAD_MAX_BYTES)
-		bad(wrong, 431, "an HTTP head of more than 64 KiB");
-	return 0;
-}
-
-/* Takes a line, which is there, without its end. */
-static struct text take_line(const char **at)
-{
-	const char *end = strchr(*at, '\r'); /* find_end() has seen it */
-	struct text line = {*at, (size_t)(end - *at)};
-	*at = end + 2;
-	return line;
-}
-
 /* METHOD SP TARGET SP HTTP/1.x (RFC 9112, section 3). */
 static bool parse_request_line(struct text line, struct http_request *r, bool *is_1_1, struct http_denial *wrong)
 {
@@ -76,7 +40,7 @@ static bool parse_request_line(struct text line, struct http_request *r, bool *i
 	r->method = (struct text){line.at, (size_t)(space - line.at)};
 	r->target = (struct text){space + 1, (size_t)(second - space - 1)};
 	for (size_t i = 0; i < r->method.bytes; i++)
-		if (!is_token(r->method.at[i]))
+		if (i == METHOD_MAX_BYTES || !is_token(r->method.at[i]))
 			return bad(wrong, 400, "a malformed HTTP method");
 	for (size_t i = 0; i < r->target.bytes; i++)
 		if ((unsigned char)r->target.at[i] <= ' ' || r->target.at[i] == 0x7f)
@@ -85,19 +49,59 @@ static bool parse_request_line(struct text line, struct http_request *r, bool *i
 }
 
 /*
- * Looks at a head that is not complete: as soon as its first line is, or what there is cannot become a method. Who speaks
- * another protocol would wait for an answer to it otherwise.
+ * Looks at the first line of a head as it comes: who speaks another protocol would wait for an answer to it otherwise. `at` is
+ * where the head begins; its byte `i` is new.
  */
-static bool check_start(const struct http_stream *s, const char *at, size_t len_bytes, struct http_denial *wrong)
+static bool check_first_line(struct http_stream *s, const char *at, size_t i, struct http_denial *wrong)
 {
-	struct http_request r;
+	struct http_request ignored;
 	bool is_1_1;
-	if (s->line_start)
-		return parse_request_line((struct text){at, s->line_start - 2}, &r, &is_1_1, wrong);
-	for (size_t i = 0; i < len_bytes && at[i] != ' '; i++)
-		if (i == METHOD_MAX_BYTES || !is_token(at[i]))
-			return bad(wrong, 400, "what is sent is not HTTP/1.1");
+	if (at[i] == '\n')
+		return parse_request_line((struct text){at, i - 1}, &ignored, &is_1_1, wrong);
+	if (!s->method_ended && at[i] != ' ' && (i == METHOD_MAX_BYTES || !is_token(at[i])))
+		return bad(wrong, 400, "what is sent is not HTTP/1.1");
+	s->method_ended |= at[i] == ' ';
 	return true;
+}
+
+/*
+ * Looks for the empty line that ends a head or a trailer, going on where it stopped last time, so that the cost is linear.
+ * Returns how many bytes there are until after it, or 0: more are needed, or, with `wrong`, it cannot be.
+ */
+static size_t find_end(struct http_stream *s, const uint8_t *data, size_t len_bytes, struct http_denial *wrong)
+{
+	for (; s->scanned < len_bytes; s->scanned++) {
+		uint8_t c = data[s->scanned];
+		bool after_cr = s->scanned > s->line_start && data[s->scanned - 1] == '\r';
+		bool first_line = s->state == HTTP_HEAD && s->line_start == 0;
+		if (s->scanned == HTTP_HEAD_MAX_BYTES)
+			bad(wrong, 431, "an HTTP head of more than 64 KiB");
+		else if (c == 0 || after_cr != (c == '\n'))
+			bad(wrong, 400, "an HTTP line that does not end with CR LF, or has a NUL");
+		else if (first_line)
+			check_first_line(s, (const char *)data, s->scanned, wrong);
+		if (wrong->status)
+			return 0;
+		if (c != '\n')
+			continue;
+		if (s->scanned - s->line_start == 1) {
+			size_t bytes = s->scanned + 1;
+			s->scanned = s->line_start = 0;
+			s->method_ended = false;
+			return bytes;
+		}
+		s->line_start = s->scanned + 1;
+	}
+	return 0;
+}
+
+/* Takes a line, which is there, without its end. */
+static struct text take_line(const char **at)
+{
+	const char *end = strchr(*at, '\r'); /* find_end() has seen it */
+	struct text line = {*at, (size_t)(end - *at)};
+	*at = end + 2;
+	return line;
 }
 
 /* NAME: VALUE, without the spaces around the value (RFC 9112, section 5). */
@@ -136,7 +140,7 @@ static bool parse_length(struct text value, uint64_t *out)
 
 /* What the fields say of where the body ends, and whose the request is. */
 struct fields {
-	bool has_host, has_length, chunked;
+	bool has_host, has_length, chunked, expects;
 	uint64_t length;
 };
 
@@ -151,6 +155,10 @@ static bool take_field(struct text name, struct text value, struct http_request 
 		if (f->has_length || !parse_length(value, &f->length))
 			return bad(wrong, 400, "an HTTP Content-Length that is not one number");
 		f->has_length = true;
+	} else if (text_is(name, "expect")) {
+		if (f->expects || !text_is(value, "100-continue"))
+			return bad(wrong, 400, "an HTTP Expect other than 100-continue");
+		f->expects = true;
 	} else if (text_is(name, "transfer-encoding")) {
 		if (f->chunked || !text_is(value, "chunked"))
 			return bad(wrong, 400, "an HTTP Transfer-Encoding other than chunked");
@@ -191,7 +199,7 @@ static size_t parse_chunk_size(struct http_stream *s, const uint8_t *data, size_
 	uint64_t size = 0;
 	while (digits < limit && digits < 15 && hex(data[digits]) >= 0)
 		size = size << 4 | (uint64_t)hex(data[digits++]);
-	bool ok = digits > 0 && limit < CHUNK_LINE_MAX_BYTES;
+	bool ok = digits > 0;
 	for (size_t i = digits; ok && i < limit; i++) {
 		bool after_cr = data[i - 1] == '\r';
 		if (after_cr && data[i] == '\n') {
@@ -201,18 +209,23 @@ static size_t parse_chunk_size(struct http_stream *s, const uint8_t *data, size_
 		}
 		ok = !after_cr && data[i] != '\n' && data[i] != 0 && (i > digits || data[i] == '\r' || data[i] == ';');
 	}
-	if (!ok)
+	if (!ok || limit == CHUNK_LINE_MAX_BYTES)
 		bad(wrong, 400, "a malformed HTTP chunk");
 	return 0;
 }
 
-/* A trailer must be fields, too: a server that ignores it may not take it for something else. */
+/*
+ * A trailer must be fields, too: a server that ignores it may not take it for something else. Fields that count in a head
+ * (RFC 9110, 6.5.1) may not be there for servers that merge both.
+ */
 static bool check_trailer(const char *at, const char *end, struct http_denial *wrong)
 {
 	while (at < end - 2) {
 		struct text name, value;
 		if (!parse_field(take_line(&at), &name, &value, wrong))
 			return false;
+		if (text_is(name, "host") || text_is(name, "content-length") || text_is(name, "transfer-encoding"))
+			return bad(wrong, 400, "an HTTP trailer with a field of a head");
 	}
 	return true;
 }
@@ -240,8 +253,9 @@ static size_t take_chunk_end(struct http_stream *s, const uint8_t *data, size_t 
 
 /*
  * Goes on in a stream of requests: `data` begins where the last call's *taken ended (what was not taken is given again, with
- * more behind it). Returns HTTP_REQUEST with `request` when a head was taken, to be called again for what follows it;
- * HTTP_MORE when all was taken that can be; HTTP_BAD with `wrong`, after which the stream is over. Pure but for `s`.
+ * more behind it). Returns HTTP_REQUEST with `request` when a head, and no more, was taken, HTTP_DATA when what comes before
+ * one was: to be called again for what follows; HTTP_MORE when all was taken that can be; HTTP_BAD with `wrong`, after which
+ * the stream is over. Pure but for `s`.
  */
 enum http_event http_next(struct http_stream *s, const uint8_t *data, size_t len_bytes, size_t *taken, struct http_request *request,
 			  struct http_denial *wrong)
@@ -252,16 +266,14 @@ enum http_event http_next(struct http_stream *s, const uint8_t *data, size_t len
 		const uint8_t *at = data + *taken;
 		size_t left = len_bytes - *taken, n = 0;
 		enum http_state state = s->state;
-		bool ok = true, starts;
+		bool ok = true;
 		switch (state) {
 		case HTTP_HEAD:
-			starts = s->line_start == 0;
+			if (*taken)
+				return HTTP_DATA;
 			n = find_end(s, at, left, wrong);
 			*request = (struct http_request){0};
-			if (n == 0 && starts && !wrong->status)
-				ok = check_start(s, (const char *)at, left, wrong);
-			else
-				ok = n == 0 || parse_head(s, (const char *)at, (const char *)at + n, request, wrong);
+			ok = n == 0 || parse_head(s, (const char *)at, (const char *)at + n, request, wrong);
 			break;
 		case HTTP_BODY:
 		case HTTP_CHUNK:

@@ -2,6 +2,7 @@
 #ifndef CAPLOCK_NET_HTTP_REQUEST_H
 #define CAPLOCK_NET_HTTP_REQUEST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,6 +33,7 @@ struct http_stream {
 	enum http_state state;
 	uint64_t left;
 	size_t scanned, line_start; /* of an unfinished head or trailer */
+	bool method_ended;          /* of an unfinished head */
 };
 
 /* What is wrong with a request, and the status code that says so. */
@@ -42,6 +44,7 @@ struct http_denial {
 
 enum http_event {
 	HTTP_MORE,    /* all that is here was taken, or more is needed */
+	HTTP_DATA,    /* a request ended, its body was taken */
 	HTTP_REQUEST, /* a request begins, its head was taken */
 	HTTP_BAD,
 };

@@ -4,9 +4,11 @@
  * Purpose: the one-name rule. The name that the policy allowed, and that the gate resolves and dials, is also the one that
  * TLS (SNI) and HTTP (Host) name: otherwise a shared front end would lead from an allowed host to any other behind it.
  *
- * TLS: a record at a time, until the server's first bytes are there. Where they ask for a second ClientHello (a
- * HelloRetryRequest), that is checked too; everything else the server accepts after the first is encrypted, and passes.
- * Each ClientHello must be one record by itself, with one name in clear.
+ * TLS: the guest's first record must be a whole ClientHello, with one name in clear. What it sends after it waits until the
+ * server has answered (early data, too; the server does not wait for it). An answer that is a ServerHello means that the
+ * server speaks TLS and has accepted that ClientHello: from there on everything is encrypted, and passes. A
+ * HelloRetryRequest means that a second ClientHello follows, which is checked as the first. Anything else means that this
+ * is no server of TLS: nothing more passes, so that records cannot carry something that another kind of server would read.
  *
  * HTTP: every request on the connection, as http_request.c takes them apart. What is not HTTP any more after an upgrade
  * is denied there.
@@ -16,6 +18,7 @@
 #include "virtio/net/inspect.h"
 
 #include <string.h>
+#include <strings.h>
 
 enum {
 	PORT_HTTP = 80,
@@ -38,29 +41,67 @@ static const char *check_hello(const char *name, const uint8_t *record, size_t l
 	return wrong ? wrong : strcmp(asked, name) == 0 ? NULL : "TLS for another host (SNI)";
 }
 
-/* Whole records that may pass. What is part of a ClientHello does not pass before all of it is there. */
+/* Whether a whole record may pass now. False with no reason: it waits for the server. */
+static bool take_record(struct inspect *s, const char *name, const uint8_t *record, size_t bytes, const char **reason)
+{
+	bool first = s->tls == TLS_FIRST_HELLO;
+	if (!first && record[0] == TLS_ALERT && bytes == TLS_ALERT_BYTES)
+		return true; /* it gives up */
+	if (s->tls == TLS_SERVER_HELLO)
+		return false;
+	if (record[0] != TLS_HANDSHAKE)
+		return true;
+	*reason = check_hello(name, record, bytes);
+	if (*reason)
+		return false;
+	s->named = true;
+	if (first)
+		s->tls = TLS_SERVER_HELLO;
+	else
+		s->kind = INSPECT_OFF;
+	return true;
+}
+
+/* Whole records that may pass. */
 static size_t inspect_tls(struct inspect *s, const char *name, const uint8_t *data, size_t len_bytes, struct inspect_denial *denied)
 {
 	size_t passed = 0;
-	while (passed < len_bytes) {
+	while (passed < len_bytes && s->kind == INSPECT_TLS) {
 		const uint8_t *at = data + passed;
 		size_t left = len_bytes - passed, bytes = tls_record_bytes(at, left, &denied->reason);
-		if (bytes == 0)
-			break; /* wrong, or too little */
-		bool hello = !s->hello_passed || (at[0] == TLS_HANDSHAKE && left > TLS_RECORD_HEAD_BYTES && at[TLS_RECORD_HEAD_BYTES] == 1);
-		if (!s->hello_passed && at[0] != TLS_HANDSHAKE)
+		if (s->tls == TLS_NOT_SERVED)
+			denied->reason = "TLS to a server that does not speak it";
+		else if (!denied->reason && s->tls == TLS_FIRST_HELLO && at[0] != TLS_HANDSHAKE)
 			denied->reason = "TLS that does not begin with a ClientHello";
-		if (denied->reason || left < bytes)
+		if (denied->reason || bytes == 0 || left < bytes || !take_record(s, name, at, bytes, &denied->reason))
 			break;
-		denied->reason = hello ? check_hello(name, at, bytes) : NULL;
-		if (denied->reason)
-			break;
-		if (s->hello_passed && hello)
-			s->kind = INSPECT_OFF; /* there is no third one */
-		s->hello_passed = true;
 		passed += bytes;
 	}
 	return passed;
+}
+
+/* What the server's first bytes make of the handshake. */
+static void take_answer(struct inspect *s)
+{
+	switch (tls_answer(s->server_head, s->server_head_bytes)) {
+	case TLS_ANSWER_PART:
+		return;
+	case TLS_ANSWER_ALERT:
+		s->server_head_bytes = 0;
+		return;
+	case TLS_ANSWER_HELLO:
+		if (s->tls == TLS_SERVER_HELLO)
+			s->kind = INSPECT_OFF;
+		else
+			s->tls = TLS_NOT_SERVED; /* nobody asked it yet */
+		return;
+	case TLS_ANSWER_RETRY:
+		s->tls = s->tls == TLS_SERVER_HELLO ? TLS_SECOND_HELLO : TLS_NOT_SERVED;
+		return;
+	case TLS_ANSWER_OTHER:
+		s->tls = TLS_NOT_SERVED;
+		return;
+	}
 }
 
 /* ---- HTTP ---- */
@@ -85,9 +126,10 @@ static bool same_host(struct text host, const char *name, uint16_t port)
 	return !name_canonical(host.at, n, canonical, &at) && strcmp(canonical, name) == 0;
 }
 
+/* In any case: it is for the server to be strict. */
 static bool method_is(const struct http_request *r, const char *method)
 {
-	return r->method.bytes == strlen(method) && memcmp(r->method.at, method, r->method.bytes) == 0;
+	return r->method.bytes == strlen(method) && strncasecmp(r->method.at, method, r->method.bytes) == 0;
 }
 
 static struct inspect_denial check_request(const struct inspect *s, const char *name, const struct http_request *r)
@@ -115,9 +157,10 @@ static size_t inspect_http(struct inspect *s, const char *name, const uint8_t *d
 			*denied = (struct inspect_denial){wrong.reason, wrong.status};
 		if (event == HTTP_REQUEST)
 			*denied = check_request(s, name, &request);
-		if (!denied->reason)
+		s->named |= event == HTTP_REQUEST && !denied->reason;
+		if (event != HTTP_REQUEST || !denied->reason)
 			passed += taken;
-	} while (event == HTTP_REQUEST && !denied->reason);
+	} while ((event == HTTP_REQUEST || event == HTTP_DATA) && !denied->reason);
 	return passed;
 }
 
@@ -138,16 +181,17 @@ size_t inspect_guest(struct inspect *s, const char *name, const uint8_t *data, s
 	return s->kind == INSPECT_OFF ? len_bytes : passed;
 }
 
-/* Looks at the server's bytes, from its first one on: they say when a TLS flow needs no more looking at. */
+/*
+ * Looks at the server's bytes, from its first one on: they say what a TLS handshake has come to. What the guest has sent is to
+ * be looked at again afterwards.
+ */
 void inspect_server(struct inspect *s, const uint8_t *data, size_t len_bytes)
 {
-	size_t room = sizeof s->server_head - s->server_head_bytes;
-	if (s->kind != INSPECT_TLS || !s->hello_passed || room == 0)
-		return;
-	size_t n = len_bytes < room ? len_bytes : room;
-	memcpy(s->server_head + s->server_head_bytes, data, n);
-	s->server_head_bytes += (uint8_t)n;
-	bool other = s->server_head_bytes && s->server_head[0] != TLS_HANDSHAKE;
-	if (other || (n == room && !tls_is_retry(s->server_head, sizeof s->server_head)))
-		s->kind = INSPECT_OFF;
+	for (size_t i = 0; i < len_bytes; i++) {
+		bool matters = s->kind == INSPECT_TLS || s->kind == INSPECT_EITHER;
+		if (!matters || s->tls == TLS_SECOND_HELLO || s->tls == TLS_NOT_SERVED)
+			return;
+		s->server_head[s->server_head_bytes++] = data[i];
+		take_answer(s);
+	}
 }

@@ -2,6 +2,7 @@
 #ifndef CAPLOCK_NET_INSPECT_H
 #define CAPLOCK_NET_INSPECT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,14 +16,23 @@ enum inspect_kind {
 	INSPECT_HTTP,   /* every request */
 };
 
+/* How far a TLS handshake is. */
+enum inspect_tls {
+	TLS_FIRST_HELLO,  /* the guest's is next */
+	TLS_SERVER_HELLO, /* the server's is next: the guest waits */
+	TLS_SECOND_HELLO, /* the guest's, which the server asked for, is next but for leftovers of its first try */
+	TLS_NOT_SERVED,   /* the server speaks something else */
+};
+
 /* One flow's. */
 struct inspect {
 	enum inspect_kind kind;
 	uint16_t port;
 	const char *refuse; /* each HTTP request is denied for this reason; NULL: only what is wrong */
-	bool hello_passed;
+	bool named;         /* a ClientHello or a request was for the flow's name */
+	enum inspect_tls tls;
 	uint8_t server_head_bytes;
-	uint8_t server_head[TLS_RETRY_BYTES];
+	uint8_t server_head[TLS_ANSWER_BYTES]; /* since its start, or its last alert */
 	struct http_stream http;
 };
 

@@ -22,7 +22,7 @@ struct reader {
 
 static const uint8_t *take(struct reader *r, size_t bytes)
 {
-	if (bytes > r->left) {
+	if (r->broken || bytes > r->left) {
 		r->broken = true;
 		r->left = 0;
 		return NULL;
@@ -130,14 +130,27 @@ const char *tls_hello_name(const uint8_t *record, size_t len_bytes, char name[NA
 }
 
 /*
- * Whether a server's first TLS_RETRY_BYTES bytes are a HelloRetryRequest: a ServerHello with a random value that stands
- * for it (RFC 8446, section 4.1.3). Then a second ClientHello follows. Pure.
+ * What the first bytes of a server's stream, or those after an alert, are. Pure. Nothing that a server of TLS sends first is
+ * shorter than TLS_ANSWER_BYTES but an alert.
  */
-bool tls_is_retry(const uint8_t *data, size_t len_bytes)
+enum tls_answer tls_answer(const uint8_t *data, size_t len_bytes)
 {
+	/* The random value that makes a ServerHello a HelloRetryRequest (RFC 8446, section 4.1.3). */
 	static const uint8_t retry[RANDOM_BYTES] = {0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c,
 						    0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb,
 						    0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c};
-	return len_bytes >= TLS_RETRY_BYTES && data[0] == TLS_HANDSHAKE && data[TLS_RECORD_HEAD_BYTES] == HANDSHAKE_SERVER_HELLO &&
-	       memcmp(data + TLS_RECORD_HEAD_BYTES + 6, retry, RANDOM_BYTES) == 0;
+	const char *wrong;
+	size_t bytes = tls_record_bytes(data, len_bytes, &wrong);
+	if (wrong || data[0] == TLS_CHANGE_CIPHER_SPEC || data[0] == TLS_APPLICATION_DATA)
+		return TLS_ANSWER_OTHER;
+	if (data[0] == TLS_ALERT)
+		return bytes == 0 || (bytes == TLS_ALERT_BYTES && len_bytes < bytes) ? TLS_ANSWER_PART
+		       : bytes == TLS_ALERT_BYTES				      ? TLS_ANSWER_ALERT
+										      : TLS_ANSWER_OTHER;
+	if ((bytes && bytes < TLS_ANSWER_BYTES) ||
+	    (len_bytes > TLS_RECORD_HEAD_BYTES && data[TLS_RECORD_HEAD_BYTES] != HANDSHAKE_SERVER_HELLO))
+		return TLS_ANSWER_OTHER;
+	if (len_bytes < TLS_ANSWER_BYTES)
+		return TLS_ANSWER_PART;
+	return memcmp(data + TLS_ANSWER_BYTES - RANDOM_BYTES, retry, RANDOM_BYTES) == 0 ? TLS_ANSWER_RETRY : TLS_ANSWER_HELLO;
 }
