@@ -285,18 +285,9 @@ static void start_dial(struct dial *d)
 
 /* ---- Requests ---- */
 
-static bool is_valid(struct gate_request *r)
-{
-	char canonical[NAME_BYTES];
-	size_t at;
-	if (!memchr(r->name, 0, sizeof r->name) || r->proto > NET_UDP || r->port == 0)
-		return false;
-	return r->name[0] == 0 || (!name_canonical(r->name, strlen(r->name), canonical, &at) && strcmp(canonical, r->name) == 0);
-}
-
 static void take_request(struct gate *g, struct gate_request *r)
 {
-	if (!is_valid(r)) {
+	if (!gate_request_valid(r)) {
 		answer(g, r, -1, NULL, EINVAL, NULL);
 		return;
 	}

@@ -5,6 +5,7 @@
 #ifndef CAPLOCK_GATE_PROTO_H
 #define CAPLOCK_GATE_PROTO_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "virtio/net/addr.h"
@@ -26,5 +27,7 @@ struct gate_reply {
 	struct ip_addr addr; /* that was dialled */
 	char reason[64];     /* of a denial: EPERM */
 };
+
+bool gate_request_valid(const struct gate_request *r);
 
 #endif
