@@ -161,6 +161,23 @@ Test(dns, compression_is_refused)
 	}
 }
 
+/* Where the bytes after it would be enough for a label, too. */
+Test(dns, labels_are_at_most_63_long)
+{
+	for (unsigned length = 62; length <= 220; length++) {
+		struct message m = query("", DNS_TYPE_A);
+		struct dns_query q;
+		m.bytes = DNS_HEADER_BYTES;
+		put(&m, length, 1);
+		memset(m.at + m.bytes, 'a', length);
+		m.bytes += length;
+		put(&m, 0, 1);
+		put(&m, DNS_TYPE_A, 2);
+		put(&m, DNS_CLASS_IN, 2);
+		cr_expect_eq(dns_parse(m.at, m.bytes, &q), length <= 63 ? 0 : -DNS_FORMERR, "%u", length);
+	}
+}
+
 Test(dns, case_27_lengths)
 {
 	char longest[254] = "", label[64];

@@ -64,9 +64,17 @@ static const struct built_in {
 	const char *preset;
 	enum package_config kind; /* whose configuration may replace it; PACKAGE_CONFIGS: none that we read */
 } built_ins[] = {
-	{"pip", "@pypi", PACKAGE_PIP},         {"pip3", "@pypi", PACKAGE_PIP},        {"uv", "@pypi", PACKAGE_CONFIGS},
-	{"npm", "@npm", PACKAGE_NPM},          {"cargo", "@cargo", PACKAGE_CARGO},    {"go", "@golang", PACKAGE_CONFIGS},
-	{"gem", "@rubygems", PACKAGE_CONFIGS}, {"mvn", "@maven", PACKAGE_CONFIGS},    {"composer", "@packagist", PACKAGE_CONFIGS},
+	{"pip", "@pypi", PACKAGE_PIP},
+	{"pip3", "@pypi", PACKAGE_PIP},
+	{"uv", "@pypi", PACKAGE_CONFIGS},
+	{"npm", "@npm", PACKAGE_NPM},
+	{"yarn", "@npm", PACKAGE_NPM},
+	{"pnpm", "@npm", PACKAGE_NPM},
+	{"cargo", "@cargo", PACKAGE_CARGO},
+	{"go", "@golang", PACKAGE_CONFIGS},
+	{"gem", "@rubygems", PACKAGE_CONFIGS},
+	{"mvn", "@maven", PACKAGE_CONFIGS},
+	{"composer", "@packagist", PACKAGE_CONFIGS},
 };
 
 static const char *const program_directories[] = {"/usr/bin", "/usr/local/bin", "/bin", "/usr/local/go/bin", "/usr/local/cargo/bin",
