@@ -1,6 +1,7 @@
 #include "tests/unit/archive_maker.h"
 
 #include <criterion/criterion.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +9,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/image/image.h"
 #include "vmm/util/buf.h"
+#include "vmm/util/err.h"
 
 struct bytes bytes_of(const void *data, size_t len)
 {
@@ -199,4 +202,25 @@ int file_of(const struct bytes *b)
 	cr_assert_eq(write(fd, b->data, b->len), (ssize_t)b->len);
 	lseek(fd, 0, SEEK_SET);
 	return fd;
+}
+
+struct store *make_store(char *home)
+{
+	struct store *store = NULL;
+	struct err e;
+	if (!mkdtemp(home) || setenv("XDG_DATA_HOME", home, 1) || store_open(&store, &e))
+		abort();
+	return store;
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st, (void)type, (void)ftw;
+	return remove(path);
+}
+
+void remove_store(struct store *store, const char *home)
+{
+	store_close(store);
+	nftw(home, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }

@@ -49,4 +49,8 @@ struct bytes make_docker(const struct image_parts *p);
 struct bytes make_oci(const struct image_parts *p);
 int file_of(const struct bytes *b);
 
+/* An empty image store in a new directory, which mkdtemp() gives its name. */
+struct store *make_store(char *home);
+void remove_store(struct store *store, const char *home);
+
 #endif

@@ -42,6 +42,7 @@ struct hello {
 	unsigned padding;     /* bytes of an extension for that */
 	unsigned name_type;
 	unsigned list_names; /* in one extension: more than the one */
+	unsigned after_list; /* bytes in the extension behind its list */
 	bool no_extensions;
 	unsigned short_by;   /* bytes that the message's length lacks */
 	unsigned trailing;   /* bytes after the message in its record */
@@ -61,6 +62,7 @@ static void put_server_name(struct message *m, const char *name, const struct he
 		put_all(m, name, strlen(name));
 	}
 	set_length(m, list, 2);
+	put(m, 0, h->after_list);
 	set_length(m, ext, 2);
 }
 
@@ -167,6 +169,7 @@ Test(tls_hello, case_31_what_is_refused)
 		{{.names = {NAME, "other.example.com"}}, "two TLS server names"},
 		{{.names = {NAME, NAME}}, "two TLS server names"},
 		{{.names = {NAME}, .list_names = 1}, "a malformed TLS server name"},
+		{{.names = {NAME}, .after_list = 1}, "a malformed TLS server name"},
 		{{.names = {NAME}, .name_type = 1}, "a malformed TLS server name"},
 		{{.names = {""}}, "a TLS server name that is no host name"},
 		{{.names = {"127.0.0.1"}}, "a TLS server name that is no host name"},

@@ -1,7 +1,6 @@
 /* vmm/image/package_sources.c and packages.c: where an image's packages come from. */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,21 +115,12 @@ static struct err e;
 
 static void set_up(void)
 {
-	cr_assert(mkdtemp(home));
-	setenv("XDG_DATA_HOME", home, 1);
-	cr_assert_eq(store_open(&store, &e), 0, "%s", e.text);
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st, (void)type, (void)ftw;
-	return remove(path);
+	store = make_store(home);
 }
 
 static void tear_down(void)
 {
-	store_close(store);
-	nftw(home, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	remove_store(store, home);
 }
 
 TestSuite(packages, .init = set_up, .fini = tear_down, .timeout = 120);

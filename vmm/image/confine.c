@@ -1,8 +1,15 @@
 #include "vmm/image/confine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <seccomp.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vmm/util/buf.h"
 
 /*
  * Leaves this process what working on its descriptors and its memory needs: it can no longer open, execute or connect
@@ -30,5 +37,49 @@ int image_confine(void)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
 	rc = rc ? rc : seccomp_load(filter); /* sets no_new_privs, too */
 	seccomp_release(filter);
+	return rc;
+}
+
+/* Reads until the end. Returns 0, -EFBIG or -errno. */
+static int read_all(int fd, size_t max_bytes, struct buf *out)
+{
+	for (;;) {
+		if (out->len > max_bytes || buf_reserve(out, 65536))
+			return -EFBIG;
+		ssize_t n = read(fd, out->data + out->len, 65536);
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n == 0)
+			return 0;
+		out->len += n > 0 ? (size_t)n : 0;
+	}
+}
+
+/*
+ * Runs work() in a process of its own, which is to call image_confine() before it looks at anything, and waits for its end.
+ * *answer gets what it writes to answer_fd; nothing where that is more than max_bytes. Returns 0, or -errno where it could not
+ * be started.
+ */
+int image_child(void (*work)(const void *context, int answer_fd), const void *context, size_t max_bytes, struct buf *answer)
+{
+	int pipe_fds[2];
+	if (pipe2(pipe_fds, O_CLOEXEC))
+		return -errno;
+	pid_t parent = getpid(), pid = fork();
+	int rc = pid < 0 ? -errno : 0;
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() == parent) {
+			close(pipe_fds[0]);
+			work(context, pipe_fds[1]);
+		}
+		_exit(1);
+	}
+	close(pipe_fds[1]);
+	if (pid > 0 && read_all(pipe_fds[0], max_bytes, answer))
+		answer->len = 0;
+	close(pipe_fds[0]);
+	while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
 	return rc;
 }

@@ -14,13 +14,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -47,7 +44,6 @@ struct import {
 	int container_fd; /* a tar's files */
 	int spool_fd;     /* layers' file contents */
 	int root_fd;      /* the root image */
-	int answer_fd;
 };
 
 /* ---- The child ---- */
@@ -98,8 +94,9 @@ static int do_import(const struct import *w, struct image *image, struct err *e)
 	return rc;
 }
 
-static _Noreturn void work(const struct import *w)
+static void work(const void *context, int answer_fd)
 {
+	const struct import *w = context;
 	struct image image = {0};
 	struct err e;
 	struct buf answer = {0};
@@ -111,7 +108,7 @@ static _Noreturn void work(const struct import *w)
 	} else {
 		rc = record_write(&image, &answer);
 	}
-	_exit(rc || io_write_all(w->answer_fd, answer.data, answer.len) ? 1 : 0);
+	_exit(rc || io_write_all(answer_fd, answer.data, answer.len) ? 1 : 0);
 }
 
 /* ---- The parent ---- */
@@ -139,45 +136,11 @@ static int read_answer(const struct buf *text, struct image *out, struct err *e)
 	return rc ? rc : record_read((const char *)text->data, text->len, out, e);
 }
 
-static int read_all(int fd, struct buf *out)
-{
-	for (;;) {
-		if (out->len > ANSWER_MAX_BYTES || buf_reserve(out, 65536))
-			return -EFBIG;
-		ssize_t n = read(fd, out->data + out->len, 65536);
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		if (n == 0)
-			return 0;
-		out->len += n > 0 ? (size_t)n : 0;
-	}
-}
-
 static int run_child(struct import *w, struct image *out, struct err *e)
 {
-	int pipe_fds[2];
 	struct buf answer = {0};
-	if (pipe2(pipe_fds, O_CLOEXEC))
-		return err_sys(e, -errno, "cannot start the import");
-	pid_t parent = getpid(), pid = fork();
-	if (pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(1);
-		close(pipe_fds[0]);
-		w->answer_fd = pipe_fds[1];
-		work(w);
-	}
-	close(pipe_fds[1]);
-	int rc = pid < 0 ? err_sys(e, -errno, "cannot start the import") : 0;
-	if (rc == 0) {
-		if (read_all(pipe_fds[0], &answer))
-			answer.len = 0;
-		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-			;
-		rc = read_answer(&answer, out, e);
-	}
-	close(pipe_fds[0]);
+	int rc = image_child(work, w, ANSWER_MAX_BYTES, &answer);
+	rc = rc ? err_sys(e, rc, "cannot start the import") : read_answer(&answer, out, e);
 	buf_free(&answer);
 	return rc;
 }
@@ -200,7 +163,7 @@ static int open_files(struct store *s, struct import *w, struct err *e)
 int image_import(struct store *s, const char *name, int archive_fd, struct image *out, struct err *e)
 {
 	char full[IMAGE_NAME_MAX_BYTES + 8];
-	struct import w = {archive_fd, -1, -1, -1, -1};
+	struct import w = {archive_fd, -1, -1, -1};
 	*out = (struct image){0};
 	int rc = store_check_name(name, full, e);
 	rc = rc ? rc : open_files(s, &w, e);

@@ -13,13 +13,9 @@
  */
 #include <errno.h>
 #include <ext2fs/ext2fs.h>
-#include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmm/image/confine.h"
@@ -80,7 +76,15 @@ static const struct built_in {
 static const char *const program_directories[] = {"/usr/bin", "/usr/local/bin", "/bin", "/usr/local/go/bin", "/usr/local/cargo/bin",
 						  "/root/.cargo/bin"};
 
+static const char failed[] = "cannot read the package sources of the image";
+
 /* ---- The child: reads the file system ---- */
+
+/* Where the root image is. */
+struct place {
+	int root_fd;
+	uint64_t offset_bytes;
+};
 
 struct reading {
 	ext2_filsys fs;
@@ -184,11 +188,11 @@ static int take_all(struct reading *r)
 }
 
 /* Reads the image. Errors that take_all() has no text for are told by their number. */
-static int read_image(int root_fd, uint64_t offset_bytes, struct reading *r)
+static int read_image(const struct place *place, struct reading *r)
 {
 	char name[16], options[48];
-	snprintf(name, sizeof name, "%d", root_fd);
-	snprintf(options, sizeof options, "offset=%llu", (unsigned long long)offset_bytes);
+	snprintf(name, sizeof name, "%d", place->root_fd);
+	snprintf(options, sizeof options, "offset=%llu", (unsigned long long)place->offset_bytes);
 	r->e->text[0] = 0;
 	int rc = image_confine();
 	if (rc == 0 && ext2fs_open2(name, options, EXT2_FLAG_64BITS | EXT2_FLAG_SOFTSUPP_FEATURES, 0, 0, unixfd_io_manager, &r->fs))
@@ -202,12 +206,13 @@ static int read_image(int root_fd, uint64_t offset_bytes, struct reading *r)
 }
 
 /* A line for each rule; or "!" and what is wrong. */
-static _Noreturn void work(int root_fd, uint64_t offset_bytes, int answer_fd)
+static void work(const void *context, int answer_fd)
 {
+	const struct place *place = context;
 	struct err e;
 	struct reading r = {.e = &e};
 	struct buf answer = {0};
-	int rc = read_image(root_fd, offset_bytes, &r);
+	int rc = read_image(place, &r);
 	if (rc)
 		rc = buf_addf(&answer, "!%s\n", e.text);
 	else
@@ -221,7 +226,6 @@ static _Noreturn void work(int root_fd, uint64_t offset_bytes, int answer_fd)
 
 static int read_answer(char *text, struct strv *rules, struct err *e)
 {
-	static const char failed[] = "cannot read the package sources of the image";
 	for (char *line; (line = strsep(&text, "\n"));) {
 		if (line[0] == '!')
 			return err_set(e, -EINVAL, "%s: %s", failed, line + 1);
@@ -239,27 +243,10 @@ static int read_answer(char *text, struct strv *rules, struct err *e)
  */
 int image_packages(int root_fd, uint64_t offset_bytes, struct strv *rules, struct err *e)
 {
-	int pipe_fds[2];
-	char answer[ANSWER_MAX_BYTES + 1];
-	size_t got = 0;
-	if (pipe2(pipe_fds, O_CLOEXEC))
-		return err_sys(e, -errno, "cannot read the package sources of the image");
-	pid_t parent = getpid(), pid = fork();
-	if (pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(1);
-		close(pipe_fds[0]);
-		work(root_fd, offset_bytes, pipe_fds[1]);
-	}
-	close(pipe_fds[1]);
-	int rc = pid < 0 ? err_sys(e, -errno, "cannot read the package sources of the image") : 0;
-	for (ssize_t n = 1; rc == 0 && n && got < ANSWER_MAX_BYTES; got += n > 0 ? (size_t)n : 0)
-		if ((n = read(pipe_fds[0], answer + got, ANSWER_MAX_BYTES - got)) < 0 && errno != EINTR)
-			break;
-	close(pipe_fds[0]);
-	while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-		;
-	answer[got] = 0;
-	return rc ? rc : read_answer(answer, rules, e);
+	struct place place = {root_fd, offset_bytes};
+	struct buf answer = {0};
+	int rc = image_child(work, &place, ANSWER_MAX_BYTES, &answer);
+	rc = rc || buf_add(&answer, "", 1) ? err_sys(e, rc ? rc : -ENOMEM, "%s", failed) : read_answer((char *)answer.data, rules, e);
+	buf_free(&answer);
+	return rc;
 }
