@@ -24,6 +24,9 @@ static const char *const settings[][2] = {
     {"/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"},
 };
 
+/* Ports that are published may be those of servers on 127.0.0.1 (virtio/net/tcp_publish.c). */
+static const char route_localnet[] = "/proc/sys/net/ipv4/conf/eth0/route_localnet";
+
 static const char link_name[] = "eth0";
 static const uint8_t guest_v6[16] = LINK_GUEST_V6, host_v6[16] = LINK_HOST_V6;
 
@@ -123,18 +126,24 @@ static void start_loopback(void)
 		close(fd);
 }
 
+static void set(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, value, strlen(value)) < 0)
+		log_error("cannot set %s: %s", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
 /* Brings the network up, as far as there is one. Needs /proc. */
 void net_start(void)
 {
 	unsigned index = if_nametoindex(link_name);
 	start_loopback();
-	if (index)
+	if (index) {
 		start_link(index);
-	for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
-		int fd = open(settings[i][0], O_WRONLY | O_CLOEXEC);
-		if (fd < 0 || write(fd, settings[i][1], strlen(settings[i][1])) < 0)
-			log_error("cannot set %s: %s", settings[i][0], strerror(errno));
-		if (fd >= 0)
-			close(fd);
+		set(route_localnet, "1");
 	}
+	for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++)
+		set(settings[i][0], settings[i][1]);
 }

@@ -36,6 +36,15 @@ struct caplock_spec {
 	const char *const *add_hosts;            /* NAME:ADDRESS: where a name is, whatever a resolver says */
 	const char *const *allow_host_loopback;  /* ports of this host's loopback, at host.caplock.internal */
 	const char *const *dns_servers;          /* addresses; NULL: this host's */
+	const char *const *publish;              /* [[ADDRESS:]HOST:]GUEST: ports of this host that lead to ports of the sandbox */
+	const char *publish_address;             /* where an element has none; NULL: 127.0.0.1 */
+	void (*published)(void *context, const char *line); /* told of each, once it listens: ADDRESS:PORT -> sandbox:PORT; or NULL */
+	void *published_context;
+	int audit_fd;                            /* gets a line of JSON for each decision and each flow that ended; -1: none.
+	                                            Non-blocking, where it is not a file: the sandbox waits for it, not we */
+	int learn_fd;                            /* every public host is allowed, and this file becomes a policy; -1: not so */
+	int ask;                                 /* nonzero: the user is asked on the terminal about hosts that no rule names */
+	const char *control_path;                /* a Unix socket that takes changes of the rules (caplock(1)); NULL: none */
 	unsigned mtu;                            /* of the network device: 1500 */
 	const char *kernel;         /* path of a vmlinux; NULL: the installed one */
 	unsigned timeout_ms;        /* of the whole run; 0: none */

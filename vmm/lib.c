@@ -13,6 +13,8 @@ void caplock_spec_init(struct caplock_spec *spec)
 		.memory_mb = 512,
 		.disk_mb = 5120,
 		.mtu = 1500,
+		.audit_fd = -1,
+		.learn_fd = -1,
 		.console_fd = -1,
 		.stdin_fd = -1,
 		.stdout_fd = -1,

@@ -252,7 +252,7 @@ static void set_up(uint8_t kind)
 	next_server = 0;
 	assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd) == 0);
 	gate = fd[0];
-	struct net_config config = {.mtu = 1500, .gate_fd = fd[1], .report_fd = -1};
+	struct net_config config = {.mtu = 1500, .gate_fd = fd[1], .control_fd = -1};
 	assert(policy_add_allow(&config.policy, "tcp:192.0.2.7:5000", &e) == 0);
 	assert(policy_add_allow(&config.policy, "tcp:[2001:db8::7]:5000", &e) == 0);
 	assert(policy_add_allow(&config.policy, "udp:192.0.2.7:5000", &e) == 0);

@@ -34,7 +34,7 @@ void peer_create(struct peer *p, const struct peer_config *c)
 	*p = (struct peer){.rx_bytes = c->rx_bytes ? c->rx_bytes : 4096};
 	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd) == 0);
 	p->gate = fd[0];
-	struct net_config config = {.mtu = c->mtu ? c->mtu : 1500, .gate_fd = fd[1], .report_fd = -1};
+	struct net_config config = {.mtu = c->mtu ? c->mtu : 1500, .gate_fd = fd[1], .control_fd = -1};
 	for (unsigned i = 0; c->allow[i]; i++)
 		cr_assert(policy_add_allow(&config.policy, c->allow[i], &e) == 0, "%s", e.text);
 	driver_create(&p->g);

@@ -6,19 +6,19 @@
 
 #include "virtio/net/dns.h"
 #include "virtio/net/net_priv.h"
-#include "virtio/net/report.h"
+#include "virtio/net/record.h"
 #include "vmm/util/err.h"
 
 static struct net net;
-static int report_fd; /* the supervisor's end */
+static int record_fd; /* the supervisor's end */
 
 static void set_up(void)
 {
 	int fds[2];
 	struct err e;
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, fds), 0);
-	report_fd = fds[0];
-	net.config.report_fd = fds[1];
+	record_fd = fds[0];
+	net.control.fd = fds[1];
 	cr_assert_eq(policy_add_allow(&net.config.policy, "a.com", &e), 0);
 	cr_assert_eq(policy_add_allow(&net.config.policy, "*.b.com:8080", &e), 0);
 	cr_assert_eq(policy_add_deny(&net.config.policy, "no.b.com", &e), 0);
@@ -28,8 +28,8 @@ static void tear_down(void)
 {
 	policy_free(&net.config.policy);
 	names_free(&net.names);
-	close(report_fd);
-	close(net.config.report_fd);
+	close(record_fd);
+	close(net.control.fd);
 }
 
 TestSuite(resolver, .init = set_up, .fini = tear_down);
@@ -114,21 +114,21 @@ Test(resolver, case_27_addresses_are_made_up)
 }
 
 /* The user is told of hosts, not of questions about services of an allowed one. */
-Test(resolver, what_is_reported)
+Test(resolver, what_is_recorded)
 {
 	unsigned answers;
 	const uint8_t *data;
-	struct net_report r;
+	struct net_record r;
 	ask("a.com", DNS_TYPE_A, &answers, &data);
 	ask("_http._tcp.a.com", 33, &answers, &data);
 	ask("8.8.8.8.in-addr.arpa", DNS_TYPE_PTR, &answers, &data);
-	cr_expect_lt(recv(report_fd, &r, sizeof r, 0), 0, "%s", r.host);
+	cr_expect_lt(recv(record_fd, &r, sizeof r, 0), 0, "%s", r.name);
 	ask("Evil.com", DNS_TYPE_A, &answers, &data);
-	cr_assert_eq(recv(report_fd, &r, sizeof r, 0), (ssize_t)sizeof r);
-	cr_expect_str_eq(r.host, "evil.com");
+	cr_assert_eq(recv(record_fd, &r, sizeof r, 0), (ssize_t)sizeof r);
+	cr_expect_str_eq(r.name, "evil.com");
 	ask("_http._tcp.evil.com", 33, &answers, &data);
-	cr_assert_eq(recv(report_fd, &r, sizeof r, 0), (ssize_t)sizeof r);
-	cr_expect_str_eq(r.host, "_http._tcp.evil.com");
+	cr_assert_eq(recv(record_fd, &r, sizeof r, 0), (ssize_t)sizeof r);
+	cr_expect_str_eq(r.name, "_http._tcp.evil.com");
 }
 
 Test(resolver, what_is_no_question)

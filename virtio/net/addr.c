@@ -156,3 +156,18 @@ const struct ip_net *addr_special(const struct ip_addr *a, const char **what)
 	*what = "a reserved address";
 	return &eighths[eighth];
 }
+
+/* Writes an address and a port as the socket calls take them. Returns their length. */
+socklen_t addr_socket(const struct ip_addr *a, uint16_t port, struct sockaddr_storage *out)
+{
+	*out = (struct sockaddr_storage){0};
+	if (addr_is_v4(a)) {
+		struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(addr_to_v4(a))}};
+		memcpy(out, &v4, sizeof v4);
+		return sizeof v4;
+	}
+	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+	memcpy(&v6.sin6_addr, a->byte, 16);
+	memcpy(out, &v6, sizeof v6);
+	return sizeof v6;
+}

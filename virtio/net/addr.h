@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 /* Network byte order; IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). */
 struct ip_addr {
@@ -27,5 +28,6 @@ bool addr_parse(const char *text, struct ip_addr *out);
 bool addr_parse_net(const char *text, struct ip_net *out);
 const char *addr_text(const struct ip_addr *a, char text[ADDR_TEXT_BYTES]);
 const struct ip_net *addr_special(const struct ip_addr *a, const char **what);
+socklen_t addr_socket(const struct ip_addr *a, uint16_t port, struct sockaddr_storage *out);
 
 #endif

@@ -187,6 +187,26 @@ void flow_drop_first(struct flow *f)
 	free(s);
 }
 
+/* The record of a flow's end, once: it may be over for both sides before it is destroyed. */
+void flow_record_end(struct flow *f, const char *reason)
+{
+	bool was_open = f->state != DIALING && f->state != CALLING && (f->published || f->verdict != POLICY_DENY);
+	struct flow_summary s = {
+		.request = flow_request(f),
+		.addr = f->published ? f->guest : f->dialled,
+		.published = f->published,
+		.named = f->inspect.named,
+		.from_guest_bytes = f->from_guest_bytes,
+		.to_guest_bytes = f->to_guest_bytes,
+		.start_ms = f->start_ms,
+	};
+	if (f->published)
+		s.request.port = f->guest_port;
+	if (was_open && !f->recorded)
+		record_close(f->net, &s, f->end_reason ? f->end_reason : reason);
+	f->recorded = true;
+}
+
 /* Ends a flow here; `reason` is for the record (NULL: it ended as it should). */
 void flow_destroy(struct flow *f, const char *reason)
 {
@@ -196,6 +216,7 @@ void flow_destroy(struct flow *f, const char *reason)
 		at = &(*at)->hash_next;
 	*at = f->hash_next;
 	flow_leave_turn(f);
+	flow_record_end(f, reason);
 	flow_close_socket(f, reason != NULL);
 	flow_drop_kept(f);
 	while (f->first)
@@ -272,9 +293,7 @@ void tcp_destroy(struct net *n)
 	struct tcp *t = n->tcp;
 	if (!t)
 		return;
-	for (uint32_t i = 0; i < FLOWS_MAX; i++)
-		if (t->slot[i])
-			flow_destroy(t->slot[i], "the sandbox ended");
+	tcp_end(n);
 	io_close(&t->timer.fd);
 	free(t);
 	n->tcp = NULL;

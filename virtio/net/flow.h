@@ -25,6 +25,7 @@ enum {
 
 enum flow_state {
 	DIALING,
+	CALLING, /* we have sent SYN */
 	SYN_RECEIVED,
 	OPEN,
 	TIME_WAIT,
@@ -56,6 +57,14 @@ struct flow {
 	struct ip_addr guest, remote;
 	uint16_t guest_port, remote_port;
 	struct name_entry *name; /* NULL: the guest has only the address */
+	enum policy_verdict verdict;
+	bool waits;              /* for the user */
+	bool published;          /* it began on the host */
+	unsigned attempt;        /* of calling the guest */
+	struct ip_addr dialled;  /* once it is connected */
+	bool dialled_own;        /* and that is an address of this host */
+	const char *end_reason;  /* static; NULL: see flow_destroy() */
+	bool recorded;           /* its end is */
 	enum flow_service service;
 	uint64_t expires_ms; /* of a flow that is answered here; 0: it does not */
 	struct loop_source source; /* fd -1: none (yet) */
@@ -71,7 +80,7 @@ struct flow {
 	uint16_t mss;
 	unsigned duplicate_acks, retries, unanswered; /* unanswered: of the retries, since the guest last said something */
 	bool host_ended, fin_sent, fin_acked;
-	bool owes_syn_ack, owes_ack, owes_probe, owes_rst;
+	bool owes_syn, owes_syn_ack, owes_ack, owes_probe, owes_rst;
 	uint64_t deadline_ms; /* 0: none */
 
 	/* From the guest. */
@@ -91,6 +100,7 @@ struct tcp {
 	struct flow *slot[FLOWS_MAX];
 	uint32_t free_slot[FLOWS_MAX];
 	uint32_t free_slots, generation;
+	uint32_t publish_port;
 	struct flow *turn_first, **turn_last;
 	struct loop_source timer;
 	uint64_t timer_ms; /* when it is set to; 0: not */
@@ -120,6 +130,7 @@ uint32_t flow_hash(uint64_t secret, const struct ip_addr *guest, uint16_t guest_
 		   uint16_t remote_port);
 struct flow **flow_find(struct tcp *t, const struct packet *p, uint16_t guest_port, uint16_t remote_port);
 struct flow *flow_create(struct net *n, struct flow **at, const struct packet *p, uint16_t guest_port, uint16_t remote_port);
+void flow_record_end(struct flow *f, const char *reason);
 void flow_destroy(struct flow *f, const char *reason);
 struct policy_request flow_request(const struct flow *f);
 void flow_join_turn(struct flow *f);
@@ -131,6 +142,8 @@ void flow_drop_first(struct flow *f);
 void flow_close_socket(struct flow *f, bool reset);
 
 /* tcp.c */
+void tcp_start_sequence(struct flow *f);
+void tcp_take_syn(struct flow *f, const struct packet *p, const struct tcp_header *h);
 struct flow *tcp_accept(struct net *n, struct flow **at, const struct packet *p, const struct tcp_header *h);
 
 /* tcp_out.c */
@@ -141,9 +154,15 @@ void tcp_go_back(struct flow *f);
 void tcp_await_ack(struct flow *f);
 void tcp_deadline_passed(struct flow *f);
 
+/* tcp_open.c */
+void tcp_open(struct net *n, struct flow **at, const struct packet *p, const struct tcp_header *h);
+
+/* tcp_publish.c */
+void tcp_called(struct flow *f, const struct packet *p, const struct tcp_header *h);
+
 /* tcp_socket.c */
+void tcp_socket_ready(void *context, uint32_t events);
 void tcp_to_socket(struct flow *f);
-void tcp_ask(struct flow *f);
 size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size_t bytes);
 
 /* tcp_local.c */

@@ -6,7 +6,6 @@
 
 #include "virtio/net/gate/proto.h"
 #include "virtio/net/net_priv.h"
-#include "virtio/net/report.h"
 #include "virtio/net/udp_flow.h"
 #include "vmm/util/io.h"
 
@@ -37,9 +36,9 @@ static bool receive(struct net *n)
 	}
 	reply.reason[sizeof reply.reason - 1] = 0;
 	if (reply.id & UDP_FLOW_ID)
-		udp_opened(n, reply.id, fd, reply.error, reply.reason);
+		udp_opened(n, &reply, fd);
 	else
-		tcp_opened(n, reply.id, fd, reply.error, reply.reason);
+		tcp_opened(n, &reply, fd);
 	return true;
 }
 

@@ -109,7 +109,8 @@ void ip4_input(struct net *n, const struct frame *f)
 		.offset = ETH_HEAD_BYTES + head_bytes,
 		.bytes = total_bytes - head_bytes,
 	};
-	if (!addr_in(&p.from, &link_v4) && !(get32(h + 12) == 0 && p.proto == IP_UDP)) { /* 0.0.0.0: DHCP */
+	bool dhcp = get32(h + 12) == 0 && p.proto == IP_UDP, published = h[12] == IN_LOOPBACKNET && p.proto == IP_TCP;
+	if (!addr_in(&p.from, &link_v4) && !dhcp && !published) {
 		n->count.unsupported++;
 		return;
 	}

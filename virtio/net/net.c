@@ -253,7 +253,8 @@ static void destroy(struct virtio_device *d)
 	policy_free(&n->config.policy);
 	io_close(&n->wake.fd);
 	io_close(&n->config.gate_fd);
-	io_close(&n->config.report_fd);
+	order_destroy(n);
+	io_close(&n->config.control_fd);
 	free(n);
 }
 
@@ -284,11 +285,12 @@ int net_create(const struct mem *mem, struct loop *loop, const struct net_config
 	n->config = *config;
 	n->space = (struct virtio_net_config){.status = VIRTIO_NET_S_LINK_UP, .max_virtqueue_pairs = 1, .mtu = (uint16_t)config->mtu};
 	memcpy(n->space.mac, mac, sizeof mac);
-	n->gate.fd = -1;
+	n->gate.fd = n->control.fd = -1;
 	n->wake = (struct loop_source){.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = woken, .context = n};
 	int rc = n->wake.fd < 0 ? -errno : loop_add(loop, &n->wake, EPOLLIN);
 	rc = rc ? rc : tcp_create(n);
 	rc = rc ? rc : gate_client_create(n);
+	rc = rc ? rc : order_create(n);
 	if (rc) {
 		destroy(&n->device);
 		return err_sys(e, rc, "network device");

@@ -2,6 +2,7 @@
 #ifndef CAPLOCK_NET_NET_H
 #define CAPLOCK_NET_NET_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "virtio/net/policy.h"
@@ -15,7 +16,8 @@ struct net_config {
 	unsigned mtu;
 	struct policy policy; /* the device's from now on */
 	int gate_fd;          /* the gate's requests and replies (gate/proto.h); becomes the device's */
-	int report_fd;        /* struct net_report records for the supervisor, non-blocking; becomes the device's; -1: none */
+	int control_fd;       /* records for the supervisor (record.h), and its orders (order.h); becomes the device's */
+	bool record_all;      /* --audit, --learn: each decision and each flow, whatever that costs */
 };
 
 int net_create(const struct mem *mem, struct loop *loop, const struct net_config *config, struct virtio_device **out,

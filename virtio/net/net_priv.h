@@ -12,7 +12,9 @@
 #include "virtio/net/dns.h"
 #include "virtio/net/names.h"
 #include "virtio/net/net.h"
+#include "virtio/net/order.h"
 #include "virtio/net/policy.h"
+#include "virtio/net/record.h"
 #include "vmm/util/loop.h"
 
 enum {
@@ -24,17 +26,6 @@ enum {
 	IP_TCP = 6,
 	IP_UDP = 17,
 	IP_ICMPV6 = 58,
-};
-
-/* What happened to frames and flows; only ever counted up. */
-struct net_counters {
-	uint64_t frames_in, frames_out;
-	uint64_t malformed;   /* lengths or headers that contradict each other */
-	uint64_t fragments;   /* refused: nothing that we offer needs them */
-	uint64_t unsupported; /* other protocols, extension headers, addresses that are not the guest's */
-	uint64_t unsent;      /* replies for which the guest had no buffer, datagrams for which the server's socket had none */
-	uint64_t oversized;   /* datagrams for the guest, larger than its MTU */
-	uint64_t flows, denied, over_limit;
 };
 
 /* A frame of the guest's. Headers are read from `head`, which the guest cannot change any more. */
@@ -79,7 +70,7 @@ struct net {
 	struct tcp *tcp;
 	struct udp *udp;
 	struct loop_source gate;
-	struct loop_source report;
+	struct loop_source control; /* orders of the supervisor, and our records */
 	struct loop_source wake; /* of the loop, for what a vCPU's thread began */
 	struct net_counters count;
 	struct vq_chain tx; /* the chain at hand */
@@ -123,9 +114,18 @@ int tcp_create(struct net *n);
 void tcp_destroy(struct net *n);
 void tcp_input(struct net *n, const struct packet *p);
 void tcp_flush(struct net *n);
-void tcp_gate_lost(struct net *n);
+
+/* tcp_open.c */
+struct gate_reply;
+void tcp_opened(struct net *n, const struct gate_reply *reply, int fd);
 void tcp_ask_again(struct net *n);
-void tcp_opened(struct net *n, uint64_t id, int fd, int error, const char *reason);
+void tcp_gate_lost(struct net *n);
+void tcp_policy_changed(struct net *n);
+void tcp_answered(struct net *n, const struct net_target *target, enum order_answer answer);
+void tcp_end(struct net *n);
+
+/* tcp_publish.c */
+void tcp_publish(struct net *n, int fd, uint16_t guest_port);
 
 /* gate_client.c */
 int gate_client_create(struct net *n);

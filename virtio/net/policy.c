@@ -122,7 +122,7 @@ static struct policy_decision decide_name(const struct policy *p, const struct p
 		return decided(POLICY_ALLOW, checked);
 	if (p->allow_public)
 		return decided(POLICY_ALLOW, NULL);
-	if (p->ask)
+	if (p->ask && r->proto == NET_TCP)
 		return decided(POLICY_ASK, NULL);
 	return deny(known ? "no rule allows this port of the host" : "no rule allows this host");
 }
@@ -170,9 +170,15 @@ struct policy_decision policy_decide_address(const struct policy *p, const struc
 			return decided(POLICY_ALLOW_RAW, &p->allow[i]);
 	if (!special && p->allow_public)
 		return decided(POLICY_ALLOW_RAW, NULL);
-	if (!special && p->ask)
+	if (!special && p->ask && r->proto == NET_TCP)
 		return decided(POLICY_ASK, NULL);
 	return deny(what ? what : "no rule allows this address");
+}
+
+/* How a flow is allowed that the user allows: on the ports of the web, for its name only. */
+enum policy_verdict policy_once(const struct policy_request *r)
+{
+	return r->name && (r->port == PORT_HTTP || r->port == PORT_HTTPS) ? POLICY_ALLOW : POLICY_ALLOW_RAW;
 }
 
 /* Whether DNS gives this (canonical) name an address: some port of it is allowed. */

@@ -110,6 +110,7 @@ void policy_free(struct policy *p);
 struct policy_decision policy_decide(const struct policy *p, const struct policy_request *r);
 struct policy_decision policy_decide_address(const struct policy *p, const struct policy_request *r, const struct ip_addr *addr,
 					     bool own);
+enum policy_verdict policy_once(const struct policy_request *r);
 bool policy_resolves(const struct policy *p, const char *name);
 bool policy_pinned(const struct policy *p, const char *name, size_t *from, struct ip_addr *out);
 

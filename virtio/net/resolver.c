@@ -3,7 +3,6 @@
 
 #include "virtio/net/dns.h"
 #include "virtio/net/net_priv.h"
-#include "virtio/net/report.h"
 
 enum { TTL_S = 30 };
 
@@ -28,8 +27,10 @@ static void answer_name(struct net *n, const struct dns_query *q, struct dns_ans
 	const char *host = service_host(q->name);
 	if (!policy_resolves(&n->config.policy, q->name)) {
 		a->rcode = DNS_NXDOMAIN;
-		if (host == q->name || !policy_resolves(&n->config.policy, host)) /* else the client goes on with the host itself */
-			report_denied(n, &(struct policy_request){.name = q->name}, "no rule allows this host");
+		if (host == q->name || !policy_resolves(&n->config.policy, host)) { /* else the client goes on with the host itself */
+			n->count.denied++;
+			record_dns(n, q->name, false);
+		}
 		return;
 	}
 	const struct name_entry *e = names_add(&n->names, q->name);
@@ -42,6 +43,7 @@ static void answer_name(struct net *n, const struct dns_query *q, struct dns_ans
 	a->v4 = q->type == DNS_TYPE_A || q->type == DNS_TYPE_ANY ? v4 : NULL;
 	a->v6 = q->type == DNS_TYPE_AAAA || q->type == DNS_TYPE_ANY ? v6 : NULL;
 	a->ttl_s = TTL_S;
+	record_dns(n, q->name, true);
 }
 
 /*

@@ -36,7 +36,6 @@
 #include <sys/random.h>
 
 #include "virtio/net/flow.h"
-#include "virtio/net/report.h"
 
 enum {
 	MSS_DEFAULT_V4 = 536,
@@ -97,6 +96,23 @@ static uint32_t initial_sequence(void)
 	return getrandom(&seq, sizeof seq, GRND_NONBLOCK) == sizeof seq ? seq : (uint32_t)flow_now_ms() << 8;
 }
 
+/* Chooses where our sequence numbers begin. */
+void tcp_start_sequence(struct flow *f)
+{
+	f->snd_una = initial_sequence();
+	f->snd_nxt = f->snd_max = f->snd_end = f->snd_una + 1; /* after our SYN */
+	f->recover = f->snd_una;
+}
+
+/* Takes what a SYN of the guest's says of it. */
+void tcp_take_syn(struct flow *f, const struct packet *p, const struct tcp_header *h)
+{
+	f->snd_wnd = h->window;
+	f->snd_wl1 = h->seq;
+	f->rcv_nxt = f->rcv_edge = h->seq + 1;
+	parse_options(f, p->frame->head + p->offset + TCP_HEAD_BYTES, h->head_bytes - TCP_HEAD_BYTES);
+}
+
 /* Makes the flow that a SYN opens. Returns NULL where there can be no more: the guest has its RST then. */
 struct flow *tcp_accept(struct net *n, struct flow **at, const struct packet *p, const struct tcp_header *h)
 {
@@ -106,41 +122,9 @@ struct flow *tcp_accept(struct net *n, struct flow **at, const struct packet *p,
 		tcp_send_reset(n, p, h, 0);
 		return NULL;
 	}
-	f->snd_una = initial_sequence();
-	f->snd_nxt = f->snd_max = f->snd_end = f->snd_una + 1; /* after our SYN */
-	f->snd_wnd = h->window;
-	f->snd_wl1 = h->seq;
-	f->recover = f->snd_una;
-	f->rcv_nxt = f->rcv_edge = h->seq + 1;
-	parse_options(f, p->frame->head + p->offset + TCP_HEAD_BYTES, h->head_bytes - TCP_HEAD_BYTES);
+	tcp_start_sequence(f);
+	tcp_take_syn(f, p, h);
 	return f;
-}
-
-/* The guest wants a flow: the policy decides, then the gate is asked. */
-static void connect_flow(struct net *n, struct flow **at, const struct packet *p, const struct tcp_header *h)
-{
-	if (h->to_port == DNS_PORT) {
-		local_open(n, at, p, h, NULL);
-		return;
-	}
-	const struct name_entry *name = names_find(&n->names, &p->to);
-	struct policy_request r = {.proto = NET_TCP, .name = name ? name->name : NULL, .addr = p->to, .port = h->to_port};
-	struct policy_decision d = policy_decide(&n->config.policy, &r);
-	if (d.verdict == POLICY_DENY) {
-		n->count.denied++;
-		report_denied(n, &r, d.reason);
-		if (h->to_port == PORT_HTTP)
-			local_open(n, at, p, h, d.reason);
-		else
-			tcp_send_reset(n, p, h, 0);
-		return;
-	}
-	struct flow *f = tcp_accept(n, at, p, h);
-	if (!f)
-		return;
-	if (d.verdict == POLICY_ALLOW)
-		inspect_start(&f->inspect, f->remote_port);
-	tcp_ask(f);
 }
 
 /* Frees what the guest has now acknowledged. */
@@ -230,6 +214,10 @@ static void take_payload(struct flow *f, const struct packet *p, const struct tc
 static void segment_input(struct flow *f, const struct packet *p, const struct tcp_header *h)
 {
 	size_t data_bytes = p->bytes - h->head_bytes;
+	if (f->state == CALLING) {
+		tcp_called(f, p, h);
+		return;
+	}
 	if (h->flags & RST) {
 		if (f->state == DIALING || h->seq - f->rcv_nxt <= f->rcv_edge - f->rcv_nxt)
 			flow_destroy(f, "reset by the guest");
@@ -266,7 +254,7 @@ void tcp_input(struct net *n, const struct packet *p)
 	if (*at)
 		segment_input(*at, p, &h);
 	else if (opens)
-		connect_flow(n, at, p, &h);
+		tcp_open(n, at, p, &h);
 	else if (!(h.flags & RST))
 		tcp_send_reset(n, p, &h, p->bytes - h.head_bytes);
 }

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "virtio/net/flow.h"
-#include "virtio/net/report.h"
 
 enum {
 	LOCAL_MAX_MS = 30000, /* of a flow that is answered here */
@@ -87,10 +86,9 @@ void local_answer_dns(struct flow *f)
 static void deny_flow(struct flow *f, const struct inspect_denial *d)
 {
 	struct policy_request r = flow_request(f);
-	if (f->service == SERVICE_SERVER) { /* of others it was said before */
-		f->net->count.denied++;
-		report_denied(f->net, &r, d->reason);
-	}
+	if (f->service == SERVICE_SERVER) /* of others it was said before */
+		record_flow(f->net, &r, VERDICT_DENY, &f->dialled, d->reason);
+	f->end_reason = d->reason;
 	if (d->status && !f->first && !f->host_ended)
 		say_page(f, d->status, d->reason);
 	else
@@ -105,7 +103,11 @@ void local_look(struct flow *f)
 	if (f->inspect.kind == INSPECT_OFF)
 		return;
 	f->passed += inspect_guest(&f->inspect, f->name ? f->name->name : "", f->kept.data + f->passed, f->kept.len - f->passed, &d);
-	if (d.reason)
+	if (d.reason && f->net->config.policy.allow_public && f->service == SERVICE_SERVER) {
+		/* --learn: it is only noted that a rule must let anything flow. */
+		f->inspect = (struct inspect){.kind = INSPECT_OFF};
+		f->passed = 0;
+	} else if (d.reason)
 		deny_flow(f, &d);
 	else if (f->guest_ended && (f->service == SERVICE_PAGE || (f->inspect.kind != INSPECT_OFF && f->passed < f->kept.len)))
 		f->owes_rst = true; /* the rest will not come */

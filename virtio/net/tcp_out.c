@@ -60,7 +60,7 @@ static int send_segment(struct flow *f, uint8_t flags, const void *data, size_t 
 	set32(head + 4, f->snd_nxt);
 	set32(head + 8, f->rcv_nxt);
 	head[12] = (uint8_t)(s.head_bytes / 4 << 4);
-	head[13] = flags | ACK;
+	head[13] = f->state == CALLING ? flags : flags | ACK;
 	set16(head + 14, told);
 	if (syn) {
 		bool v4 = addr_is_v4(&f->guest);
@@ -226,11 +226,25 @@ static int send_probe(struct flow *f)
 	return rc ? rc : 1;
 }
 
+/* Calls the guest (tcp_publish.c). */
+static int send_syn(struct flow *f)
+{
+	f->snd_nxt = f->snd_una;
+	int rc = send_segment(f, SYN, NULL, 0);
+	f->snd_nxt = f->snd_max;
+	f->owes_syn = rc != 0;
+	if (rc == 0)
+		flow_set_deadline(f, rto_ms(f));
+	return rc;
+}
+
 /* One step of what a flow has to send. Returns 1 where there may be more, 0 where not, or as ip_send(). */
 static int step(struct flow *f)
 {
 	if (f->owes_rst)
 		return 0;
+	if (f->owes_syn)
+		return send_syn(f);
 	if (f->owes_syn_ack)
 		return send_syn_ack(f);
 	if (f->owes_probe)
@@ -261,6 +275,7 @@ static void end_flow(struct flow *f)
 	}
 	flow_close_socket(f, false);
 	f->expires_ms = 0;
+	flow_record_end(f, NULL);
 	f->state = TIME_WAIT;
 	flow_set_deadline(f, TIME_WAIT_MS);
 }
@@ -295,6 +310,8 @@ void tcp_deadline_passed(struct flow *f)
 	f->retries++;
 	if (++f->unanswered > UNANSWERED_MAX)
 		f->owes_rst = true;
+	else if (f->state == CALLING)
+		f->owes_syn = true;
 	else if (f->state == SYN_RECEIVED)
 		f->owes_syn_ack = true;
 	else if (f->snd_wnd == 0)

@@ -3,7 +3,6 @@
 #include <sys/socket.h>
 
 #include "virtio/net/flow.h"
-#include "virtio/net/report.h"
 #include "vmm/util/io.h"
 
 /* The server takes no more. What it said before that is for the guest still, and then its RST. */
@@ -91,7 +90,8 @@ size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size
 	return keep(f, rest, count) ? done : bytes;
 }
 
-static void socket_ready(void *context, uint32_t events)
+/* Something can be read from a flow's socket or written to it. */
+void tcp_socket_ready(void *context, uint32_t events)
 {
 	struct flow *f = context;
 	struct net *n = f->net;
@@ -105,66 +105,4 @@ static void socket_ready(void *context, uint32_t events)
 	flow_join_turn(f);
 	tcp_flush(n);
 	pthread_mutex_unlock(&n->device.lock);
-}
-
-/*
- * The gate's answer for flow `id`: `fd`, a connected socket that becomes the flow's, or -1 and a positive errno, with the
- * reason where that is EPERM. With the device's lock held.
- */
-void tcp_opened(struct net *n, uint64_t id, int fd, int error, const char *reason)
-{
-	uint32_t slot = (uint32_t)id;
-	struct flow *f = slot < FLOWS_MAX ? n->tcp->slot[slot] : NULL;
-	if (!f || f->generation != id >> 32 || f->state != DIALING) {
-		io_close(&fd);
-		return;
-	}
-	if (error || fd < 0) {
-		struct policy_request r = flow_request(f);
-		if (error == EPERM) {
-			n->count.denied++;
-			report_denied(n, &r, reason);
-		}
-		io_close(&fd);
-		tcp_refuse(f);
-		return;
-	}
-	f->source = (struct loop_source){.fd = fd, .ready = socket_ready, .context = f};
-	if (loop_add(n->loop, &f->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
-		io_close(&f->source.fd);
-		tcp_refuse(f);
-		return;
-	}
-	f->state = SYN_RECEIVED;
-	f->owes_syn_ack = true;
-	flow_join_turn(f);
-}
-
-/* Asks the gate for the flow's socket: now, or when the gate has read what it was asked before. Ends the flow where there is no gate. */
-void tcp_ask(struct flow *f)
-{
-	struct policy_request r = flow_request(f);
-	int rc = gate_ask(f->net, (uint64_t)f->generation << 32 | f->slot, &r);
-	f->asked = rc == 0;
-	if (rc == -EAGAIN)
-		f->net->tcp->ask_again = true;
-	else if (rc)
-		tcp_refuse(f);
-}
-
-/* The gate takes requests again. With the device's lock held. */
-void tcp_ask_again(struct net *n)
-{
-	n->tcp->ask_again = false;
-	for (uint32_t i = 0; i < FLOWS_MAX && !n->tcp->ask_again; i++)
-		if (n->tcp->slot[i] && n->tcp->slot[i]->state == DIALING && !n->tcp->slot[i]->asked)
-			tcp_ask(n->tcp->slot[i]);
-}
-
-/* There is no gate any more: what waits for it is refused. With the device's lock held. */
-void tcp_gate_lost(struct net *n)
-{
-	for (uint32_t i = 0; i < FLOWS_MAX; i++)
-		if (n->tcp->slot[i] && n->tcp->slot[i]->state == DIALING)
-			tcp_refuse(n->tcp->slot[i]);
 }

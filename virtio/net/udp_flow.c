@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #include "virtio/net/flow.h"
-#include "virtio/net/report.h"
+#include "virtio/net/gate/proto.h"
 #include "virtio/net/udp_flow.h"
 #include "vmm/util/io.h"
 
@@ -44,7 +44,10 @@ struct udp_flow {
 	struct name_entry *name; /* NULL: the guest has only the address */
 	struct loop_source source; /* fd -1: the gate is asked */
 	struct buf kept;           /* datagrams, each with its 16-bit length before it */
-	uint64_t used_ms;
+	uint64_t used_ms, start_ms;
+	struct ip_addr dialled;
+	bool dialled_own;
+	uint64_t from_guest_bytes, to_guest_bytes;
 };
 
 struct udp {
@@ -93,8 +96,19 @@ static void used(struct udp_flow *f)
 	put_first(u, f);
 }
 
-static void destroy(struct udp_flow *f)
+static struct policy_request request_of(const struct udp_flow *f)
 {
+	return (struct policy_request){
+		.proto = NET_UDP, .name = f->name ? f->name->name : NULL, .addr = f->remote, .port = f->remote_port};
+}
+
+/* Ends a flow; `reason` is for the record (NULL: it was idle). */
+static void destroy(struct udp_flow *f, const char *reason)
+{
+	struct flow_summary s = {.request = request_of(f), .addr = f->dialled, .start_ms = f->start_ms,
+				 .from_guest_bytes = f->from_guest_bytes, .to_guest_bytes = f->to_guest_bytes};
+	if (f->source.fd >= 0)
+		record_close(f->net, &s, reason);
 	struct udp *u = f->net->udp;
 	struct udp_flow **at = &u->bucket[flow_hash(u->secret, &f->guest, f->guest_port, &f->remote, f->remote_port) % BUCKETS];
 	while (*at != f)
@@ -127,7 +141,7 @@ static void timer_ready(void *context, uint32_t events)
 	pthread_mutex_lock(&n->device.lock);
 	(void)!read(n->udp->timer.fd, &expirations, sizeof expirations);
 	while (n->udp->oldest && n->udp->oldest->used_ms + IDLE_MS <= now)
-		destroy(n->udp->oldest);
+		destroy(n->udp->oldest, NULL);
 	set_timer(n->udp);
 	pthread_mutex_unlock(&n->device.lock);
 }
@@ -157,7 +171,7 @@ static struct udp_flow *create(struct net *n, const struct packet *p, uint16_t g
 {
 	struct udp *u = n->udp;
 	if (u->count == UDP_FLOWS_MAX)
-		destroy(u->oldest);
+		destroy(u->oldest, "too many flows");
 	struct udp_flow *f = calloc(1, sizeof *f), **at = find(u, p, guest_port, remote_port);
 	if (!f)
 		return NULL;
@@ -174,6 +188,7 @@ static struct udp_flow *create(struct net *n, const struct packet *p, uint16_t g
 		.name = names_find(&n->names, &p->to),
 		.source.fd = -1,
 		.used_ms = flow_now_ms(),
+		.start_ms = flow_now_ms(),
 	};
 	if (f->name)
 		f->name->flows++;
@@ -184,12 +199,6 @@ static struct udp_flow *create(struct net *n, const struct packet *p, uint16_t g
 		set_timer(u);
 	n->count.flows++;
 	return f;
-}
-
-static struct policy_request request_of(const struct udp_flow *f)
-{
-	return (struct policy_request){
-		.proto = NET_UDP, .name = f->name ? f->name->name : NULL, .addr = f->remote, .port = f->remote_port};
 }
 
 /* ---- From the guest ---- */
@@ -204,7 +213,9 @@ static void to_server(struct udp_flow *f, struct iovec *iov, unsigned count)
 {
 	struct msghdr m = {.msg_iov = iov, .msg_iovlen = count};
 	for (int i = 0; i < 2; i++) {
-		if (sendmsg(f->source.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+		ssize_t sent = sendmsg(f->source.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+		f->from_guest_bytes += sent > 0 ? (size_t)sent : 0;
+		if (sent >= 0)
 			return;
 		if (errno == EAGAIN || errno == EMSGSIZE)
 			break;
@@ -228,8 +239,7 @@ static void keep(struct udp_flow *f, const struct packet *p, size_t offset, size
 
 static void deny(struct net *n, const struct packet *p, const struct policy_request *r, uint16_t guest_port, const char *reason)
 {
-	n->count.denied++;
-	report_denied(n, r, reason);
+	record_flow(n, r, VERDICT_DENY, NULL, reason);
 	icmp_port_unreachable(n, &p->from, guest_port, &p->to, r->port);
 }
 
@@ -247,7 +257,7 @@ static struct udp_flow *open_flow(struct net *n, const struct packet *p, uint16_
 	if (!f || gate_ask(n, UDP_FLOW_ID | (uint64_t)f->generation << 32 | f->slot, &r)) {
 		icmp_port_unreachable(n, &p->from, guest_port, &p->to, remote_port);
 		if (f)
-			destroy(f);
+			destroy(f, NULL);
 		return NULL;
 	}
 	return f;
@@ -285,6 +295,7 @@ static bool from_server(struct udp_flow *f)
 		return errno == EINTR;
 	}
 	used(f);
+	f->to_guest_bytes += (size_t)bytes;
 	size_t max = n->config.mtu - (addr_is_v4(&f->guest) ? 28 : 48);
 	if ((size_t)bytes > max)
 		n->count.oversized++;
@@ -325,25 +336,27 @@ void udp_flush(struct net *n)
  * The gate's answer for flow `id`: `fd`, a connected socket that becomes the flow's, or -1 and a positive errno, with the
  * reason where that is EPERM. With the device's lock held.
  */
-void udp_opened(struct net *n, uint64_t id, int fd, int error, const char *reason)
+void udp_opened(struct net *n, const struct gate_reply *reply, int fd)
 {
-	uint32_t slot = (uint32_t)(id & ~UDP_FLOW_ID);
+	uint32_t slot = (uint32_t)(reply->id & ~UDP_FLOW_ID);
 	struct udp_flow *f = n->udp && slot < UDP_FLOWS_MAX ? n->udp->slot[slot] : NULL;
-	if (!f || (UDP_FLOW_ID | (uint64_t)f->generation << 32 | slot) != id || f->source.fd >= 0) {
+	if (!f || (UDP_FLOW_ID | (uint64_t)f->generation << 32 | slot) != reply->id || f->source.fd >= 0) {
 		io_close(&fd);
 		return;
 	}
 	f->source = (struct loop_source){.fd = fd, .ready = socket_ready, .context = f};
-	if (error || fd < 0 || loop_add(n->loop, &f->source, EPOLLIN)) {
-		struct policy_request r = request_of(f);
-		if (error == EPERM) {
-			n->count.denied++;
-			report_denied(n, &r, reason);
-		}
+	struct policy_request r = request_of(f);
+	if (reply->error || fd < 0 || loop_add(n->loop, &f->source, EPOLLIN)) {
+		bool denied = reply->error == EPERM;
+		record_flow(n, &r, denied ? VERDICT_DENY : VERDICT_FAILED, NULL, denied ? reply->reason : record_error(reply->error));
 		unreachable(f);
-		destroy(f);
+		io_close(&f->source.fd);
+		destroy(f, NULL);
 		return;
 	}
+	f->dialled = reply->addr;
+	f->dialled_own = reply->own;
+	record_flow(n, &r, VERDICT_ALLOW, &f->dialled, NULL);
 	for (size_t at = 0; at < f->kept.len;) {
 		uint16_t bytes;
 		memcpy(&bytes, f->kept.data + at, sizeof bytes);
@@ -360,7 +373,7 @@ void udp_gate_lost(struct net *n)
 		next = f->older;
 		if (f->source.fd < 0) {
 			unreachable(f);
-			destroy(f);
+			destroy(f, NULL);
 		}
 	}
 }
@@ -371,9 +384,13 @@ void udp_policy_changed(struct net *n)
 	for (struct udp_flow *f = n->udp ? n->udp->newest : NULL, *next; f; f = next) {
 		struct policy_request r = request_of(f);
 		next = f->older;
-		if (policy_decide(&n->config.policy, &r).verdict == POLICY_DENY) {
+		bool open = f->source.fd >= 0, allowed = policy_decide(&n->config.policy, &r).verdict != POLICY_DENY;
+		if (allowed && open)
+			allowed = policy_decide_address(&n->config.policy, &r, &f->dialled, f->dialled_own).verdict != POLICY_DENY;
+		if (!allowed) {
+			record_flow(n, &r, VERDICT_DENY, open ? &f->dialled : NULL, "the rule was taken back");
 			unreachable(f);
-			destroy(f);
+			destroy(f, "the rule was taken back");
 		}
 	}
 }
@@ -384,7 +401,7 @@ void udp_destroy(struct net *n)
 	if (!n->udp)
 		return;
 	while (n->udp->oldest)
-		destroy(n->udp->oldest);
+		destroy(n->udp->oldest, "the sandbox ended");
 	io_close(&n->udp->timer.fd);
 	free(n->udp);
 	n->udp = NULL;

@@ -34,6 +34,11 @@ enum {
 	OPT_MTU,
 	OPT_NO_NETWORK,
 	OPT_QUIET,
+	OPT_ADDRESS,
+	OPT_AUDIT,
+	OPT_LEARN,
+	OPT_ASK,
+	OPT_CONTROL,
 	OPT_KERNEL,
 	OPT_TIMING,
 	OPT_CONSOLE,
@@ -59,6 +64,12 @@ static const struct option options[] = {
 	{"dns-servers", required_argument, NULL, OPT_DNS_SERVERS},
 	{"mtu", required_argument, NULL, OPT_MTU},
 	{"no-network", no_argument, NULL, OPT_NO_NETWORK},
+	{"publish", required_argument, NULL, 'p'},
+	{"address", required_argument, NULL, OPT_ADDRESS},
+	{"audit", required_argument, NULL, OPT_AUDIT},
+	{"learn", required_argument, NULL, OPT_LEARN},
+	{"ask", no_argument, NULL, OPT_ASK},
+	{"control", required_argument, NULL, OPT_CONTROL},
 	{"quiet", no_argument, NULL, OPT_QUIET},
 	{"kernel", required_argument, NULL, OPT_KERNEL},
 	{"timing", optional_argument, NULL, OPT_TIMING},
@@ -69,7 +80,7 @@ static const struct option options[] = {
 struct run_options {
 	struct caplock_spec spec;
 	struct strv env, file_env; /* -e wins over --env-file, wherever it stands */
-	struct strv allow_hosts, deny_hosts, add_hosts, policies, loopback, dns_servers;
+	struct strv allow_hosts, deny_hosts, add_hosts, policies, loopback, dns_servers, publish;
 	enum timing_format timing;
 	int quiet;
 };
@@ -115,6 +126,13 @@ static int parse_timing(const char *text, enum timing_format *format, struct err
 	if (text && *format != TIMING_JSON)
 		return err_set(e, -EINVAL, "--timing=%s: give --timing or --timing=json", text);
 	return 0;
+}
+
+/* Opens a file that the run writes, for the user only. */
+static int open_output(const char *path, const char *option, int flags, int *fd, struct err *e)
+{
+	*fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | flags, 0600);
+	return *fd < 0 ? err_sys(e, -errno, "%s %s", option, path) : 0;
 }
 
 static int parse_option(int option, const char *value, struct run_options *o, struct err *e)
@@ -165,6 +183,21 @@ static int parse_option(int option, const char *value, struct run_options *o, st
 	case OPT_NO_NETWORK:
 		s->no_network = 1;
 		return 0;
+	case 'p':
+		return cli_add_list(&o->publish, value, "-p", e);
+	case OPT_ADDRESS:
+		s->publish_address = value;
+		return 0;
+	case OPT_AUDIT:
+		return open_output(value, "--audit", O_APPEND | O_NONBLOCK, &s->audit_fd, e);
+	case OPT_LEARN:
+		return open_output(value, "--learn", 0, &s->learn_fd, e);
+	case OPT_ASK:
+		s->ask = 1;
+		return 0;
+	case OPT_CONTROL:
+		s->control_path = value;
+		return 0;
 	case OPT_QUIET:
 		o->quiet = 1;
 		return 0;
@@ -186,7 +219,7 @@ static int parse(int argc, char **argv, struct run_options *o)
 	int option;
 	opterr = 0;
 	optind = 1;
-	while ((option = getopt_long(argc, argv, "+:e:w:u:", options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "+:e:w:u:p:", options, NULL)) != -1) {
 		if (option == ':')
 			return cli_usage(&cmd_run, "%s needs a value", argv[optind - 1]);
 		if (option == '?' && optopt > 0 && optopt < 256)
@@ -209,6 +242,7 @@ static int parse(int argc, char **argv, struct run_options *o)
 	o->spec.add_hosts = (const char *const *)o->add_hosts.item;
 	o->spec.policies = (const char *const *)o->policies.item;
 	o->spec.allow_host_loopback = (const char *const *)o->loopback.item;
+	o->spec.publish = (const char *const *)o->publish.item;
 	o->spec.dns_servers = (const char *const *)o->dns_servers.item;
 	o->spec.command = (const char *const *)argv + optind;
 	return 0;
@@ -236,6 +270,12 @@ static void fill_stdio(void)
 		close(fd);
 }
 
+static void print_published(void *context, const char *line)
+{
+	(void)context;
+	fprintf(stderr, "Forwarding %s\n", line);
+}
+
 static int run(int argc, char **argv)
 {
 	struct run_options o = {0};
@@ -248,6 +288,7 @@ static int run(int argc, char **argv)
 	o.spec.stdout_fd = STDOUT_FILENO;
 	o.spec.stderr_fd = STDERR_FILENO;
 	o.spec.forward_signals = 1;
+	o.spec.published = print_published;
 
 	/* Neither the sandbox nor the options are freed: we exit, and nobody should wait for the machine's end. */
 	struct caplock_result result;
@@ -293,6 +334,12 @@ const struct command cmd_run = {
 			{"--dns-servers IP,...", "whom to ask for allowed names (this host's)"},
 			{"--mtu BYTES", "of the network device (1500)"},
 			{"--no-network", "no network device at all"},
+			{"-p, --publish [[IP:]HOST:]GUEST", "lead a port of this host (at 127.0.0.1) to the sandbox's; HOST 0: any"},
+			{"--address IP", "instead of 127.0.0.1 for -p"},
+			{"--audit FILE", "append a line of JSON for each decision and each flow that ended"},
+			{"--learn FILE", "allow every public host, and write the policy that would have been enough"},
+			{"--ask", "ask on the terminal about hosts that no rule names"},
+			{"--control SOCKET", "take changes of the rules from this Unix socket while it runs"},
 			{"--quiet", "do not say what the network denied"},
 			{"--kernel PATH", "boot this vmlinux; also $CAPLOCK_KERNEL"},
 			{"--timing[=json]", "print the boot timeline to stderr at the end"},

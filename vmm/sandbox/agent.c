@@ -82,7 +82,7 @@ struct agent_session {
 	struct queue in, out;
 	struct endpoint input;
 	struct window input_window;
-	bool input_ended;
+	bool input_ended, input_held;
 	struct output output[2]; /* stdout, stderr */
 	enum agent_event exit_event;
 	int exit_value;
@@ -265,7 +265,7 @@ static int take_output(struct agent_session *s, struct output *o, const struct f
 
 static bool input_wanted(const struct agent_session *s)
 {
-	return s->state == RUNNING && s->input.source.fd >= 0 && s->input_window.open &&
+	return s->state == RUNNING && s->input.source.fd >= 0 && !s->input_held && s->input_window.open &&
 	       queue_len(&s->out) < OUT_LIMIT_BYTES;
 }
 
@@ -586,4 +586,11 @@ int agent_session_signal(struct agent_session *s, int signal_number)
 		return -EAGAIN;
 	int rc = frame_put_u32(&s->out, PROTO_SIGNAL, 1, (const uint32_t[]){(uint32_t)signal_number});
 	return rc ? rc : loop_change(s->loop, &s->stream, EPOLLIN | EPOLLOUT);
+}
+
+/* Leaves the command's standard input alone for a while: what is typed meanwhile is for somebody else. */
+void agent_session_hold_input(struct agent_session *s, bool hold)
+{
+	s->input_held = hold;
+	settle(s, 0);
 }

@@ -2,6 +2,7 @@
 #ifndef CAPLOCK_SANDBOX_AGENT_H
 #define CAPLOCK_SANDBOX_AGENT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct agent_session;
@@ -44,6 +45,7 @@ int agent_session_create(struct loop *loop, int fd, const struct agent_setup *se
 			 const struct agent_command *command, const struct agent_stdio *stdio, agent_event_fn event,
 			 void *context, struct agent_session **out, struct err *e);
 void agent_session_destroy(struct agent_session *s);
+void agent_session_hold_input(struct agent_session *s, bool hold);
 int agent_session_signal(struct agent_session *s, int signal_number);
 
 #endif

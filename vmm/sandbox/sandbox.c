@@ -70,6 +70,7 @@ struct sandbox {
 	struct machine_config machine;
 	char kernel_path[PATH_MAX];
 	struct network network;
+	struct network_events network_events;
 	struct image image;
 	struct store *store;
 	struct spec_command command;
@@ -326,6 +327,19 @@ static void time_is_up(void *context, uint32_t events)
 	finish(s, CAPLOCK_TIMED_OUT, STATUS_TIMEOUT, message);
 }
 
+/* A record that counts cannot be written; network_finish() says why. */
+static void network_failed(void *context)
+{
+	finish(context, CAPLOCK_FAILED, STATUS_FAILED, "the network's record cannot be written");
+}
+
+/* A question to the user waits on the terminal, which may be the command's standard input, too. */
+static void hold_terminal(void *context, bool ours)
+{
+	struct sandbox *s = context;
+	agent_session_hold_input(s->session, ours);
+}
+
 /* ---- Life ---- */
 
 static int open_image(struct sandbox *s, struct err *e)
@@ -361,7 +375,7 @@ static int prepare(struct sandbox *s, struct err *e)
 	static char *const shell[] = {"sh", NULL};
 	struct image_config base = {.cmd = (char **)shell};
 	rc = rc ? rc : spec_command(s->spec, s->spec->image ? &s->image.config : &base, &s->command, e);
-	rc = rc ? rc : network_prepare(&s->network, s->spec, &s->machine, e);
+	rc = rc ? rc : network_prepare(&s->network, s->spec, &s->machine, &s->network_events, e);
 	rc = rc ? rc : kernel_open(s->spec->kernel, &s->machine.kernel_fd, s->kernel_path, e);
 	if (rc)
 		return rc;
@@ -432,7 +446,7 @@ static void close_machine_fds(struct machine_config *c)
 	io_close(&c->agent_fd);
 	io_close(&c->control_fd);
 	io_close(&c->net.gate_fd);
-	io_close(&c->net.report_fd);
+	io_close(&c->net.control_fd);
 	policy_free(&c->net.policy);
 	for (unsigned i = 0; i < c->disks; i++)
 		io_close(&c->disk[i].fd);
@@ -452,7 +466,7 @@ static int start_vmm(struct sandbox *s, struct err *e)
 	process_keep(&p, c->control_fd);
 	process_keep(&p, c->event_fd);
 	process_keep(&p, c->net.gate_fd);
-	process_keep(&p, c->net.report_fd);
+	process_keep(&p, c->net.control_fd);
 	for (unsigned i = 0; i < c->disks; i++)
 		process_keep(&p, c->disk[i].fd);
 	int rc = process_start(&p, &s->vmm.fd, e);
@@ -535,8 +549,9 @@ struct sandbox *sandbox_run(const struct caplock_spec *spec, uint64_t start_ns, 
 	s->result = result;
 	s->session_fd = s->control_fd = s->event.fd = s->signals.fd = s->timer.fd = s->loop.epoll_fd = s->loop.stop_fd = -1;
 	s->grace.fd = s->console.fd = s->vmm.fd = -1;
-	s->machine.net.gate_fd = s->machine.net.report_fd = -1;
-	s->network.gate_pidfd = s->network.gate.vmm_fd = s->network.report.fd = -1;
+	s->machine.net.gate_fd = s->machine.net.control_fd = -1;
+	network_init(&s->network);
+	s->network_events = (struct network_events){.failed = network_failed, .terminal = hold_terminal, .context = s};
 	s->machine.kernel_fd = s->machine.agent_fd = s->machine.control_fd = s->machine.event_fd = -1;
 	atomic_store(&s->status->timeline_ns[TIMELINE_START], start_ns);
 	atomic_store(&s->status->timeline_ns[TIMELINE_MAIN], main_ns);
@@ -548,6 +563,10 @@ struct sandbox *sandbox_run(const struct caplock_spec *spec, uint64_t start_ns, 
 		rc = loop_step(&s->loop, -1);
 		if (rc < 0)
 			finish(s, CAPLOCK_FAILED, STATUS_FAILED, "the event loop failed");
+	}
+	if (network_finish(&s->network, &e)) {
+		s->done = false;
+		finish(s, CAPLOCK_FAILED, STATUS_FAILED, e.text);
 	}
 	kill_vmm(s);
 	report(s);

@@ -28,6 +28,7 @@
 
 #include "virtio/net/gate/proto.h"
 #include "virtio/net/gate/resolve.h"
+#include "vmm/util/err.h"
 #include "vmm/util/io.h"
 #include "vmm/util/loop.h"
 
@@ -35,6 +36,8 @@ enum {
 	DIALS_MAX = 1024,
 	HEAD_START_MS = 250, /* of an address over the next */
 	DIAL_MS = 30000,
+	GRANTS_MAX = 16,
+	GRANT_FLOWS = 4, /* a client may try several addresses at once */
 };
 
 struct gate;
@@ -44,6 +47,7 @@ struct attempt {
 	struct loop_source source; /* fd -1: none */
 	struct dial *dial;
 	struct ip_addr addr;
+	bool own; /* it is one of this host's */
 };
 
 /* A flow that is being opened. */
@@ -56,12 +60,21 @@ struct dial {
 	unsigned count, started;
 	uint64_t next_ms, end_ms; /* when to try the next address; to give up */
 	int error;                /* of the last attempt */
+	bool granted;             /* by the user: no rule need allow it */
+};
+
+/* A target that the user has allowed once. */
+struct grant {
+	struct gate_request target;
+	unsigned flows; /* that may still be opened */
 };
 
 struct gate {
-	const struct gate_config *config;
+	struct gate_config *config;
 	struct loop loop;
-	struct loop_source vmm;
+	struct loop_source vmm, supervisor;
+	struct grant grant[GRANTS_MAX];
+	unsigned next_grant;
 	struct resolver *resolver;
 	struct dial *dials;
 	unsigned dial_count;
@@ -77,25 +90,11 @@ static uint64_t now_ms(void)
 
 /* ---- Addresses ---- */
 
-static socklen_t socket_address(const struct ip_addr *a, uint16_t port, struct sockaddr_storage *out)
-{
-	*out = (struct sockaddr_storage){0};
-	if (addr_is_v4(a)) {
-		struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(addr_to_v4(a))}};
-		memcpy(out, &v4, sizeof v4);
-		return sizeof v4;
-	}
-	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-	memcpy(&v6.sin6_addr, a->byte, 16);
-	memcpy(out, &v6, sizeof v6);
-	return sizeof v6;
-}
-
 /* Whether the address is one of this host's: then the way to it begins there. */
 static bool is_own(const struct ip_addr *a)
 {
 	struct sockaddr_storage to, from;
-	socklen_t bytes = socket_address(a, 9, &to), from_bytes = sizeof from;
+	socklen_t bytes = addr_socket(a, 9, &to), from_bytes = sizeof from;
 	int fd = socket(to.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	bool own = false;
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&to, bytes) == 0 &&
@@ -106,9 +105,16 @@ static bool is_own(const struct ip_addr *a)
 	return own;
 }
 
+/* What the user allows once is a public host: others need a rule. */
+static bool addr_may_be_granted(const struct ip_addr *a, bool own)
+{
+	const char *what;
+	return !own && !addr_special(a, &what);
+}
+
 /* ---- Answers ---- */
 
-static void answer(struct gate *g, const struct gate_request *request, int fd, const struct ip_addr *addr, int error,
+static void answer(struct gate *g, const struct gate_request *request, int fd, const struct attempt *a, int error,
 		   const char *reason)
 {
 	struct gate_reply reply = {.id = request->id, .error = error};
@@ -118,8 +124,10 @@ static void answer(struct gate *g, const struct gate_request *request, int fd, c
 	} control = {0};
 	struct iovec iov = {&reply, sizeof reply};
 	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
-	if (addr)
-		reply.addr = *addr;
+	if (a) {
+		reply.addr = a->addr;
+		reply.own = a->own;
+	}
 	if (reason)
 		snprintf(reply.reason, sizeof reply.reason, "%s", reason);
 	if (fd >= 0) {
@@ -172,7 +180,7 @@ static void connected(struct dial *d, struct attempt *a)
 	static const int on = 1;
 	if (d->wanted.proto == NET_TCP)
 		setsockopt(a->source.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* the guest has waited, if it wants that */
-	answer(d->gate, &d->request, a->source.fd, &a->addr, 0, NULL);
+	answer(d->gate, &d->request, a->source.fd, a, 0, NULL);
 	dial_destroy(d);
 }
 
@@ -198,7 +206,7 @@ static int start(struct attempt *a)
 {
 	struct dial *d = a->dial;
 	struct sockaddr_storage to;
-	socklen_t bytes = socket_address(&a->addr, d->wanted.port, &to);
+	socklen_t bytes = addr_socket(&a->addr, d->wanted.port, &to);
 	int type = d->wanted.proto == NET_TCP ? SOCK_STREAM : SOCK_DGRAM;
 	a->source = (struct loop_source){
 		.fd = socket(to.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), .ready = attempt_ready, .context = a};
@@ -235,13 +243,13 @@ static void resolved(void *context, const struct ip_addr *addr, unsigned count, 
 	struct dial *d = context;
 	struct policy_decision denied = {.verdict = POLICY_DENY};
 	for (unsigned i = 0; i < count && d->count < RESOLVE_MAX; i++) {
-		struct policy_decision decision =
-			policy_decide_address(&d->gate->config->policy, &d->wanted, &addr[i], is_own(&addr[i]));
-		if (decision.verdict == POLICY_DENY) {
+		bool own = is_own(&addr[i]);
+		struct policy_decision decision = policy_decide_address(&d->gate->config->policy, &d->wanted, &addr[i], own);
+		if (decision.verdict == POLICY_DENY && !(d->granted && addr_may_be_granted(&addr[i], own))) {
 			denied = decision;
 			continue;
 		}
-		d->attempt[d->count++] = (struct attempt){.source.fd = -1, .dial = d, .addr = addr[i]};
+		d->attempt[d->count++] = (struct attempt){.source.fd = -1, .dial = d, .addr = addr[i], .own = own};
 	}
 	if (d->count)
 		start_next(d);
@@ -285,6 +293,23 @@ static void start_dial(struct dial *d)
 
 /* ---- Requests ---- */
 
+static bool same_target(const struct gate_request *a, const struct gate_request *b)
+{
+	return a->proto == b->proto && a->port == b->port && strcmp(a->name, b->name) == 0 &&
+	       (a->name[0] || addr_equal(&a->addr, &b->addr));
+}
+
+/* Whether the user has allowed this flow; it counts. */
+static bool take_grant(struct gate *g, const struct gate_request *r)
+{
+	for (unsigned i = 0; i < GRANTS_MAX; i++)
+		if (g->grant[i].flows && same_target(&g->grant[i].target, r)) {
+			g->grant[i].flows--;
+			return true;
+		}
+	return false;
+}
+
 static void take_request(struct gate *g, struct gate_request *r)
 {
 	if (!gate_request_valid(r)) {
@@ -305,7 +330,8 @@ static void take_request(struct gate *g, struct gate_request *r)
 		.proto = r->proto, .name = r->name[0] ? d->request.name : NULL, .addr = r->addr, .port = r->port};
 	d->end_ms = now_ms() + DIAL_MS;
 	struct policy_decision decision = policy_decide(&g->config->policy, &d->wanted);
-	if (decision.verdict == POLICY_DENY)
+	d->granted = decision.verdict == POLICY_DENY && take_grant(g, r);
+	if (decision.verdict == POLICY_DENY && !d->granted)
 		dial_fail(d, EPERM, decision.reason);
 	else
 		start_dial(d);
@@ -325,6 +351,26 @@ static void vmm_ready(void *context, uint32_t events)
 		take_request(g, &r);
 	}
 	g->ended = true;
+}
+
+/* The supervisor is trusted; its end is ours. */
+static void supervisor_ready(void *context, uint32_t events)
+{
+	(void)events;
+	struct gate *g = context;
+	struct gate_order order;
+	struct err e;
+	ssize_t n;
+	while ((n = recv(g->supervisor.fd, &order, sizeof order, MSG_DONTWAIT)) == sizeof order) {
+		if (order.op == GATE_POLICY) {
+			policy_apply(&g->config->policy, &order.change, &e); /* it was checked before it was sent */
+		} else if (order.op == GATE_GRANT) {
+			g->grant[g->next_grant] = (struct grant){order.grant, GRANT_FLOWS};
+			g->next_grant = (g->next_grant + 1) % GRANTS_MAX;
+		}
+		(void)!send(g->supervisor.fd, &(char){0}, 1, MSG_NOSIGNAL);
+	}
+	g->ended |= n >= 0 || (errno != EAGAIN && errno != EINTR);
 }
 
 /* ---- Time ---- */
@@ -353,11 +399,12 @@ static int tick(struct gate *g)
 }
 
 /* Runs the gate, in a process of its own, until the vmm is gone. */
-void gate_run(const struct gate_config *c)
+void gate_run(struct gate_config *c)
 {
 	struct gate g = {.config = c};
 	g.vmm = (struct loop_source){.fd = c->vmm_fd, .ready = vmm_ready, .context = &g};
-	if (loop_create(&g.loop) || loop_add(&g.loop, &g.vmm, EPOLLIN))
+	g.supervisor = (struct loop_source){.fd = c->supervisor_fd, .ready = supervisor_ready, .context = &g};
+	if (loop_create(&g.loop) || loop_add(&g.loop, &g.vmm, EPOLLIN) || loop_add(&g.loop, &g.supervisor, EPOLLIN))
 		return;
 	while (!g.ended)
 		if (loop_step(&g.loop, tick(&g)) < 0)

@@ -8,8 +8,9 @@ struct gate_config {
 	struct policy policy;           /* the gate's own copy */
 	const char *const *dns_servers; /* addresses, ends with NULL; NULL: the host's */
 	int vmm_fd;                     /* requests and replies (gate/proto.h); its end is the gate's */
+	int supervisor_fd;              /* struct gate_order, each answered by a byte */
 };
 
-void gate_run(const struct gate_config *c);
+void gate_run(struct gate_config *c);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * Between the network device and the gate: one message each way on a SOCK_SEQPACKET socket. Both are of one program, so the
+ * Between the network device and the gate, and between the supervisor and the gate: one message each way on a SOCK_SEQPACKET socket. Both are of one program, so the
  * layout is the compiler's.
  */
 #ifndef CAPLOCK_GATE_PROTO_H
@@ -10,6 +10,7 @@
 
 #include "virtio/net/addr.h"
 #include "virtio/net/name.h"
+#include "virtio/net/policy.h"
 
 /* The guest wants a flow. */
 struct gate_request {
@@ -24,8 +25,22 @@ struct gate_request {
 struct gate_reply {
 	uint64_t id;
 	int32_t error;       /* 0, or an errno */
+	uint8_t own;         /* the address is one of this host's */
 	struct ip_addr addr; /* that was dialled */
 	char reason[64];     /* of a denial: EPERM */
+};
+
+enum gate_order_op {
+	GATE_POLICY, /* change the rules */
+	GATE_NOTHING, /* but answer: what was ordered before is done then */
+	GATE_GRANT,  /* flows to this target, which no rule allows: as many as one question of --ask may stand for */
+};
+
+/* The supervisor's word. Each is answered, when it is carried out, by one byte. */
+struct gate_order {
+	uint8_t op; /* enum gate_order_op */
+	struct policy_change change;
+	struct gate_request grant;
 };
 
 bool gate_request_valid(const struct gate_request *r);

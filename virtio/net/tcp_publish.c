@@ -1,0 +1,117 @@
+/*
+ * Flows that begin on the host: connections to published ports.
+ *
+ * The supervisor has accepted them; here the guest is called. It is tried at 127.0.0.1 first, which its init lets the link
+ * lead to, so that servers are reached whether they listen there or everywhere; then at its addresses on the link. When all
+ * refuse, the connection is reset. A flow that is CALLING has sent its SYN and waits for the guest's.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "virtio/net/flow.h"
+#include "virtio/net/link.h"
+#include "vmm/util/io.h"
+
+enum {
+	PORT_FIRST = 32768, /* of ours */
+	PORT_COUNT = 28000,
+};
+
+/* Where the guest's servers may listen, in the order of trial; and whence they are called. */
+static struct packet place(unsigned attempt)
+{
+	static const uint8_t host_v6[16] = LINK_HOST_V6, guest_v6[16] = LINK_GUEST_V6;
+	struct packet p = {.to = addr_v4(LINK_HOST_V4), .from = addr_v4(attempt == 0 ? INADDR_LOOPBACK : LINK_GUEST_V4)};
+	if (attempt == 2) {
+		memcpy(p.to.byte, host_v6, sizeof host_v6);
+		memcpy(p.from.byte, guest_v6, sizeof guest_v6);
+	}
+	return p;
+}
+
+/* Makes the flow for the `attempt`th place. Returns NULL where there is no such place, too many flows or no memory. */
+static struct flow *create(struct net *n, uint16_t guest_port, unsigned attempt)
+{
+	struct tcp *t = n->tcp;
+	struct packet p = place(attempt);
+	if (attempt > 2)
+		return NULL;
+	for (unsigned tried = 0; tried < PORT_COUNT; tried++) {
+		uint16_t port = (uint16_t)(PORT_FIRST + t->publish_port++ % PORT_COUNT);
+		struct flow **at = flow_find(t, &p, guest_port, port);
+		if (!*at)
+			return flow_create(n, at, &p, guest_port, port);
+	}
+	return NULL;
+}
+
+static int call(struct net *n, int fd, uint16_t guest_port, unsigned attempt)
+{
+	struct flow *f = create(n, guest_port, attempt);
+	if (!f)
+		return -EAGAIN;
+	f->source = (struct loop_source){.fd = fd, .ready = tcp_socket_ready, .context = f};
+	if (loop_add(n->loop, &f->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
+		f->source.fd = -1;
+		flow_destroy(f, "out of descriptors");
+		return -EAGAIN;
+	}
+	f->published = true;
+	f->attempt = attempt;
+	f->state = CALLING;
+	f->scales = true;
+	tcp_start_sequence(f);
+	f->owes_syn = true;
+	flow_join_turn(f);
+	return 0;
+}
+
+/* Calls the guest's port for a connection of the host's, which is used up. With the device's lock held. */
+void tcp_publish(struct net *n, int fd, uint16_t guest_port)
+{
+	static const struct linger at_once = {.l_onoff = 1};
+	if (fd >= 0 && call(n, fd, guest_port, 0)) {
+		n->count.over_limit++;
+		setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+		io_close(&fd);
+	}
+}
+
+/* The guest refuses: it is called at the next place, or the connection ends. The flow is gone afterwards. */
+static void refused(struct flow *f)
+{
+	struct net *n = f->net;
+	uint16_t port = f->guest_port;
+	unsigned next = f->attempt + 1;
+	int fd = next <= 2 ? f->source.fd : -1;
+	if (fd >= 0) {
+		loop_remove(n->loop, &f->source);
+		f->source.fd = -1;
+	}
+	flow_destroy(f, "refused by the guest");
+	if (fd >= 0 && call(n, fd, port, next))
+		io_close(&fd);
+}
+
+/* The guest answers our SYN (RFC 9293, 3.10.7.3). The flow may be gone afterwards. */
+void tcp_called(struct flow *f, const struct packet *p, const struct tcp_header *h)
+{
+	bool acks = h->flags & ACK && h->ack == f->snd_max;
+	if (h->flags & RST) {
+		if (acks)
+			refused(f);
+		return;
+	}
+	if (!acks || !(h->flags & SYN))
+		return;
+	f->scales = false;
+	tcp_take_syn(f, p, h);
+	f->snd_una = h->ack;
+	f->state = OPEN;
+	f->owes_syn = false;
+	f->owes_ack = f->readable = f->writable = true;
+	f->deadline_ms = 0;
+	f->retries = 0;
+	flow_join_turn(f);
+}

@@ -1,0 +1,10 @@
+/* --audit: a line of JSON for each record of the network. */
+#ifndef CAPLOCK_SANDBOX_AUDIT_H
+#define CAPLOCK_SANDBOX_AUDIT_H
+
+struct buf;
+struct net_record;
+
+int audit_line(struct buf *out, const struct net_record *r);
+
+#endif

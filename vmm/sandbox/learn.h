@@ -1,0 +1,12 @@
+/* --learn: the rules that would have permitted what was done. */
+#ifndef CAPLOCK_SANDBOX_LEARN_H
+#define CAPLOCK_SANDBOX_LEARN_H
+
+struct err;
+struct net_record;
+struct strv;
+
+int learn_flow(struct strv *rules, const struct net_record *r);
+int learn_write(int fd, const struct strv *rules, struct err *e);
+
+#endif
