@@ -194,8 +194,11 @@ Test(dns, case_27_lengths)
 	struct dns_answer a = {.v4 = &v4, .v6 = &v6};
 	q.edns = true;
 	cr_expect_leq(dns_build(&q, &a, out), 512);
-	char more[300];
+	char more[400];
 	snprintf(more, sizeof more, "%sa", longest);
+	m = query(more, 16);
+	cr_expect_eq(dns_parse(m.at, m.bytes, &q), -DNS_FORMERR);
+	snprintf(more, sizeof more, "%s.%s.%s.%s.%s", label, label, label, label, label);
 	m = query(more, 16);
 	cr_expect_eq(dns_parse(m.at, m.bytes, &q), -DNS_FORMERR);
 }

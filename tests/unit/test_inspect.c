@@ -346,6 +346,11 @@ Test(inspect, case_31_what_follows_a_hello_waits_for_the_server)
 
 	f = start(443);
 	guest_says(f, hello.at, hello.bytes);
+	guest_says(f, TEXT("\x15\x03\x03\x00\x08\r\nGET /\r")); /* more than an alert is */
+	expect(f, hello.bytes, NULL);
+
+	f = start(443);
+	guest_says(f, hello.at, hello.bytes);
 	guest_says(f, TEXT(anything));
 	expect(f, hello.bytes, "what is sent is not TLS");
 }

@@ -12,6 +12,7 @@
 	X(alpine) \
 	X(anthropic) \
 	X(cargo) \
+	X(conda) \
 	X(debian) \
 	X(docker) \
 	X(gemini) \
