@@ -251,6 +251,33 @@ static size_t take_chunk_end(struct http_stream *s, const uint8_t *data, size_t 
 	return 2;
 }
 
+/* Takes what the state is about. Returns how much that is; 0: more is needed, or, with `wrong`, it cannot be. */
+static size_t take_next(struct http_stream *s, const uint8_t *at, size_t left, struct http_request *request,
+			struct http_denial *wrong)
+{
+	size_t n;
+	switch (s->state) {
+	case HTTP_HEAD:
+		*request = (struct http_request){0};
+		n = find_end(s, at, left, wrong);
+		if (n)
+			parse_head(s, (const char *)at, (const char *)at + n, request, wrong);
+		return n;
+	case HTTP_BODY:
+	case HTTP_CHUNK:
+		return take_body(s, left);
+	case HTTP_CHUNK_SIZE:
+		return parse_chunk_size(s, at, left, wrong);
+	case HTTP_CHUNK_END:
+		return take_chunk_end(s, at, left, wrong);
+	default: /* HTTP_TRAILER */
+		n = find_end(s, at, left, wrong);
+		if (n && check_trailer((const char *)at, (const char *)at + n, wrong))
+			s->state = HTTP_HEAD;
+		return n;
+	}
+}
+
 /*
  * Goes on in a stream of requests: `data` begins where the last call's *taken ended (what was not taken is given again, with
  * more behind it). Returns HTTP_REQUEST with `request` when a head, and no more, was taken, HTTP_DATA when what comes before
@@ -263,39 +290,14 @@ enum http_event http_next(struct http_stream *s, const uint8_t *data, size_t len
 	*wrong = (struct http_denial){0};
 	*taken = 0;
 	while (*taken < len_bytes) {
-		const uint8_t *at = data + *taken;
-		size_t left = len_bytes - *taken, n = 0;
-		enum http_state state = s->state;
-		bool ok = true;
-		switch (state) {
-		case HTTP_HEAD:
-			if (*taken)
-				return HTTP_DATA;
-			n = find_end(s, at, left, wrong);
-			*request = (struct http_request){0};
-			ok = n == 0 || parse_head(s, (const char *)at, (const char *)at + n, request, wrong);
-			break;
-		case HTTP_BODY:
-		case HTTP_CHUNK:
-			n = take_body(s, left);
-			break;
-		case HTTP_CHUNK_SIZE:
-			n = parse_chunk_size(s, at, left, wrong);
-			break;
-		case HTTP_CHUNK_END:
-			n = take_chunk_end(s, at, left, wrong);
-			break;
-		case HTTP_TRAILER:
-			n = find_end(s, at, left, wrong);
-			ok = n == 0 || check_trailer((const char *)at, (const char *)at + n, wrong);
-			if (n && ok)
-				s->state = HTTP_HEAD;
-			break;
-		}
-		if (!ok || wrong->status)
+		bool head = s->state == HTTP_HEAD;
+		if (head && *taken)
+			return HTTP_DATA;
+		size_t n = take_next(s, data + *taken, len_bytes - *taken, request, wrong);
+		if (wrong->status)
 			return HTTP_BAD;
 		*taken += n;
-		if (n && state == HTTP_HEAD)
+		if (n && head)
 			return HTTP_REQUEST;
 		if (n == 0)
 			break;
