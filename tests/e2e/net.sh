@@ -7,6 +7,7 @@ serve() {
 	echo "hello from the host" >www/index.html
 	python3 -u - >server.log 2>&1 <<'PY' &
 import functools, http.server, sys
+http.server.SimpleHTTPRequestHandler.protocol_version = "HTTP/1.1" # connections stay open
 handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory="www")
 with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
     print(server.server_address[1], flush=True)

@@ -159,7 +159,7 @@ print(get(dial("keep.test")), flush=True)
 		sleep infinity
 	)
 	ended 0
-	expect 0 $'200 gaierror\n200\nreset\nConnectionRefusedError\n200'
+	expect 0 $'200 gaierror\n200\nreset\ngaierror\n200'
 	[ "$(grep -c '^{"ok":true}$' control.out)" = 2 ] || { cat control.out; fail "answers"; }
 	expect_in control.out "'x' is no port"
 	expect_in control.out "no op 'nonsense'"
