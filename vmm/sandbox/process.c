@@ -6,11 +6,14 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmm/util/err.h"
+
+enum { FDS_MAX = 8192 }; /* of a process */
 
 static int compare_fds(const void *a, const void *b)
 {
@@ -50,6 +53,16 @@ static void keep_only(const struct process *p)
 		close(null_fd);
 }
 
+/* Each network flow takes a descriptor, and users have 1024 by default, for programs that use select(2). */
+static void raise_fd_limit(void)
+{
+	struct rlimit files;
+	if (getrlimit(RLIMIT_NOFILE, &files) || files.rlim_cur >= FDS_MAX)
+		return;
+	files.rlim_cur = files.rlim_max < FDS_MAX ? files.rlim_max : FDS_MAX;
+	setrlimit(RLIMIT_NOFILE, &files);
+}
+
 /* A descriptor of the child that just started, or -errno where it is gone already, or there are too many descriptors. */
 static int open_child(pid_t pid)
 {
@@ -80,6 +93,7 @@ int process_start(const struct process *p, int *pidfd, struct err *e)
 		_exit(0);
 	prctl(PR_SET_NAME, p->name);
 	keep_only(p);
+	raise_fd_limit();
 	p->run(p->config);
 	_exit(0);
 }
