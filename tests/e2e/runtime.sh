@@ -267,9 +267,9 @@ print(len(s.recv(1000)) > 0)
 import json
 p = json.load(open('learned'))
 assert p['allow'] == ['tcp:raw.test:$port', 'www.test:$port'], p"
-	sandbox --image debian --policy learned --add-host www.test:127.0.0.1,raw.test:127.0.0.1 -- python3 -c "$program"
-	expect 0 $'200\nTrue'
 	sandbox --image debian --policy learned -- python3 -c "$program"
+	expect 0 $'200\nTrue'
+	sandbox --image debian -- python3 -c "$program"
 	expect 1
 	# Everything public is not everything.
 	sandbox --learn learned -- sh -c "$fetch; fetch http://10.0.0.1/"
@@ -353,4 +353,42 @@ for i in range(3000):
 	sandbox --image debian --audit stalled --timeout 30 -- python3 -c "$many"
 	expect 125 0
 	expect_in err "the audit record cannot be written: Connection timed out"
+}
+
+# More changes at once than a socket holds: each is made, in order, before the answer comes.
+test_many_changes_at_once() {
+	images
+	serve
+	local hosts
+	hosts=$(for i in $(seq 1000); do echo "\"h$i.test:$port\""; done | paste -sd,)
+	background --image debian --control control --add-host h1.test:127.0.0.1,h1000.test:127.0.0.1 -- python3 -u -c '
+import socket, sys
+for line in sys.stdin:
+    for name in "h1.test", "h1000.test":
+        try: socket.create_connection((name, int(sys.argv[1])), 30); print("open")
+        except OSError as e: print(type(e).__name__)
+' "$port" < <(
+		until [ -e control ]; do sleep 0.1; done
+		ask_control "{\"op\":\"allow-add\",\"hosts\":[$hosts]}" >control.out
+		echo
+		until [ "$(grep -c open out)" = 2 ]; do sleep 0.1; done
+		ask_control "{\"op\":\"allow-remove\",\"hosts\":[$hosts]}" >>control.out
+		echo
+	)
+	ended 0
+	expect 0 $'open\nopen\ngaierror\ngaierror'
+	[ "$(cat control.out)" = $'{"ok":true}\n{"ok":true}' ] || { cat control.out; fail "answers"; }
+}
+
+test_control_socket_paths() {
+	echo precious >notes.txt
+	sandbox --control notes.txt -- true
+	expect_error 1 "--control notes.txt: Address already in use"
+	[ "$(cat notes.txt)" = precious ] || fail "the file is gone"
+	sandbox --control "" -- true
+	expect_error 1 "--control: give a path"
+	python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("stale")'
+	sandbox --control stale -- true
+	expect 0
+	[ ! -e stale ] || fail "left behind"
 }

@@ -104,8 +104,11 @@ Test(learn, the_smallest_policy)
 	int fd = mkstemp(path);
 	cr_assert_eq(write(fd, "something longer that was there before", 38), 38);
 	lseek(fd, 0, SEEK_SET);
+	struct policy used = {0};
 	struct err e;
-	cr_assert_eq(learn_write(fd, &rules, &e), 0, "%s", e.text);
+	cr_assert_eq(policy_add_pin(&used, "b.test:10.0.0.1", &e), 0);
+	cr_assert_eq(policy_add_pin(&used, "unused.test:10.0.0.1", &e), 0);
+	cr_assert_eq(learn_write(fd, &rules, &used, &e), 0, "%s", e.text);
 	cr_assert_gt(pread(fd, text, sizeof text - 1, 0), 0);
 	char copy[sizeof expected];
 	strcpy(copy, expected);
@@ -118,7 +121,10 @@ Test(learn, the_smallest_policy)
 	struct json *doc;
 	cr_assert_eq(json_parse(text, strlen(text), NULL, &doc, &e), 0, "%s in %s", e.text, text);
 	cr_assert_eq(json_count(json_get(json_root(doc), "allow")), count, "%s", text);
+	cr_assert_eq(json_count(json_get(json_root(doc), "hosts")), 1, "%s", text);
+	cr_assert_eq(json_count(json_get(json_root(doc), "loopback_ports")), 1, "%s", text);
 	json_free(doc);
+	policy_free(&used);
 	unlink(path);
 	close(fd);
 	strv_free(rules.item);

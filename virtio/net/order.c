@@ -38,7 +38,6 @@ static void carry_out(struct net *n, const struct net_order *order, int fd)
 			tcp_policy_changed(n);
 			udp_policy_changed(n);
 		}
-		record_done(n, order->id);
 		break;
 	case ORDER_ANSWER:
 		tcp_answered(n, &order->target, order->answer);
@@ -62,6 +61,8 @@ static void carry_out(struct net *n, const struct net_order *order, int fd)
 	default:
 		break;
 	}
+	if (order->id)
+		record_done(n, order->id);
 	io_close(&fd);
 }
 

@@ -31,7 +31,7 @@ struct net_target {
 };
 
 struct net_order {
-	uint64_t id;    /* of a change of the rules: RECORD_DONE has it, too */
+	uint64_t id;    /* RECORD_DONE has it when this is done; 0: nobody waits */
 	uint8_t op;     /* enum order_op */
 	uint8_t answer; /* enum order_answer */
 	struct net_target target;

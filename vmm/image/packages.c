@@ -224,6 +224,22 @@ static void work(const void *context, int answer_fd)
 
 /* ---- The parent ---- */
 
+/*
+ * Whether a line of the child's is a rule that it may ask for: a public host by name, checked, or a preset of a package manager's.
+ * The child has read the image's file system, so it may be the image's.
+ */
+static bool may_ask_for(const char *line)
+{
+	for (size_t i = 0; i < sizeof built_ins / sizeof built_ins[0]; i++)
+		if (strcmp(line, built_ins[i].preset) == 0)
+			return true;
+	const char *port = strchr(line, ':'), *dot = strchr(line, '.');
+	size_t host = port ? (size_t)(port - line) : strlen(line);
+	bool named = dot && dot < line + host && strspn(line, "0123456789.") < host &&
+		     strspn(line, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.") == host;
+	return named && (!port || (port[1] && port[1 + strspn(port + 1, "0123456789")] == 0));
+}
+
 static int read_answer(char *text, struct strv *rules, struct err *e)
 {
 	for (char *line; (line = strsep(&text, "\n"));) {
@@ -231,6 +247,8 @@ static int read_answer(char *text, struct strv *rules, struct err *e)
 			return err_set(e, -EINVAL, "%s: %s", failed, line + 1);
 		if (strcmp(line, ".") == 0)
 			return 0;
+		if (!may_ask_for(line))
+			return err_set(e, -EINVAL, "%s: they name what is no public host", failed);
 		if (strv_add(rules, line))
 			return err_sys(e, -ENOMEM, "%s", failed);
 	}

@@ -43,6 +43,7 @@
 #include "vmm/util/buf.h"
 #include "vmm/util/err.h"
 #include "vmm/util/io.h"
+#include "vmm/util/passfd.h"
 
 enum {
 	TSS_GPA = 0xfffbd000,
@@ -275,28 +276,16 @@ static void control_ready(void *context, uint32_t events)
 	(void)events;
 	struct machine *m = context;
 	struct machine_message message;
-	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} space;
-	struct msghdr h = {
-		.msg_iov = &(struct iovec){&message, sizeof message},
-		.msg_iovlen = 1,
-		.msg_control = &space,
-		.msg_controllen = sizeof space,
-	};
-	ssize_t n = recvmsg(m->config->control_fd, &h, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+	int fd;
+	ssize_t n = passfd_recv(m->config->control_fd, &message, sizeof message, &fd);
+	if (n == -EAGAIN || n == -EINTR)
 		return;
 	if (n <= 0) {
 		loop_stop(&m->main_loop);
 		return;
 	}
-	struct cmsghdr *c = CMSG_FIRSTHDR(&h);
-	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(sizeof(int)))
+	if (fd < 0)
 		return;
-	int fd;
-	memcpy(&fd, CMSG_DATA(c), sizeof fd);
 	if (n == sizeof message)
 		vsock_connect(m->vsock, fd, message.guest_port); /* owns it; a failure is the end of file at its other end */
 	else

@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "virtio/net/record.h"
@@ -53,7 +55,14 @@ static void put_question(struct ask *a)
 	char text[NAME_BYTES + 128], address[ADDR_TEXT_BYTES];
 	snprintf(text, sizeof text, "caplock: the sandbox wants %s port %u. Allow it? [o]nce, for this [r]un, [d]eny: ",
 		 t->name[0] ? t->name : addr_text(&t->addr, address), t->port);
+	tcflush(a->tty.fd, TCIFLUSH); /* what was typed before is no answer */
 	say(a, text);
+}
+
+static bool same_target(const struct net_target *a, const struct net_target *b)
+{
+	return a->proto == b->proto && a->port == b->port && strcmp(a->name, b->name) == 0 &&
+	       (a->name[0] || addr_equal(&a->addr, &b->addr));
 }
 
 static const char *rule_for(const struct net_target *t, enum policy_op op, char text[RULE_BYTES])
@@ -95,8 +104,12 @@ static void lost_terminal(struct ask *a)
 
 static void tty_ready(void *context, uint32_t events)
 {
+	static const struct {
+		const char *word;
+		enum order_answer answer;
+	} words[] = {{"o", ANSWER_ONCE}, {"once", ANSWER_ONCE}, {"r", ANSWER_DECIDE}, {"run", ANSWER_DECIDE}, {"d", ANSWER_DENY}, {"deny", ANSWER_DENY}};
 	struct ask *a = context;
-	char line[256];
+	char line[256] = "";
 	if (events & (EPOLLHUP | EPOLLERR)) {
 		lost_terminal(a);
 		return;
@@ -105,30 +118,20 @@ static void tty_ready(void *context, uint32_t events)
 		loop_change(a->loop, &a->tty, 0);
 		return;
 	}
-	ssize_t n = read(a->tty.fd, line, sizeof line);
+	ssize_t n = read(a->tty.fd, line, sizeof line - 1);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
 		lost_terminal(a);
 		return;
 	}
-	switch (line[0]) {
-	case 'o':
-	case 'O':
-		answered(a, ANSWER_ONCE);
-		break;
-	case 'r':
-	case 'R':
-		answered(a, ANSWER_DECIDE);
-		break;
-	case 'd':
-	case 'D':
-		answered(a, ANSWER_DENY);
-		break;
-	default:
-		put_question(a);
-		break;
-	}
+	line[strcspn(line, "\r\n")] = 0;
+	for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+		if (strcasecmp(line, words[i].word) == 0) {
+			answered(a, words[i].answer);
+			return;
+		}
+	put_question(a);
 }
 
 /* Has `loop` watch the terminal. Returns 0 or -errno. */
@@ -146,6 +149,9 @@ void ask_about(struct ask *a, const struct net_record *r)
 {
 	struct net_target t = {.proto = r->proto, .port = r->port, .addr = r->addr};
 	strcpy(t.name, r->name);
+	for (unsigned i = 0; i < a->count; i++)
+		if (same_target(&a->question[i], &t))
+			return; /* the answer is for both */
 	if (a->tty.fd < 0 || a->count == QUESTIONS_MAX) {
 		network_answer(a->network, &t, ANSWER_DENY);
 		return;

@@ -46,6 +46,7 @@ struct client {
 	struct buf in;
 	struct buf answer; /* that waits until `change` is made */
 	uint64_t change;
+	bool ended; /* it will say nothing more, and only waits for its answer */
 };
 
 struct control {
@@ -53,6 +54,7 @@ struct control {
 	struct loop *loop; /* NULL: not started */
 	struct sockaddr_un address;
 	bool bound;
+	struct stat made; /* what is at the path then */
 	struct loop_source source;
 	struct client client[CLIENTS_MAX];
 };
@@ -61,19 +63,33 @@ struct control {
 
 typedef int (*each_fn)(struct network *n, const char *op, const char *text, struct err *e);
 
+static int no_such_op(const char *op, struct err *e)
+{
+	return err_set(e, -EINVAL, "no op '%.32s': there are allow-add, allow-remove, deny-add, deny-remove, publish", op);
+}
+
+static const struct {
+	const char *name;
+	enum policy_op change;
+} changes[] = {{"allow-add", POLICY_ADD_ALLOW},
+	       {"allow-remove", POLICY_REMOVE_ALLOW},
+	       {"deny-add", POLICY_ADD_DENY},
+	       {"deny-remove", POLICY_REMOVE_DENY}};
+
+static bool is_change(const char *op)
+{
+	for (size_t i = 0; i < sizeof changes / sizeof *changes; i++)
+		if (strcmp(op, changes[i].name) == 0)
+			return true;
+	return false;
+}
+
 static int change(struct network *n, const char *op, const char *host, struct err *e)
 {
-	static const struct {
-		const char *op;
-		enum policy_op change;
-	} ops[] = {{"allow-add", POLICY_ADD_ALLOW},
-		   {"allow-remove", POLICY_REMOVE_ALLOW},
-		   {"deny-add", POLICY_ADD_DENY},
-		   {"deny-remove", POLICY_REMOVE_DENY}};
-	for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
-		if (strcmp(op, ops[i].op) == 0)
-			return network_change(n, ops[i].change, host, e);
-	return err_set(e, -EINVAL, "no op '%.32s': there are allow-add, allow-remove, deny-add, deny-remove, publish", op);
+	for (size_t i = 0; i < sizeof changes / sizeof *changes; i++)
+		if (strcmp(op, changes[i].name) == 0)
+			return network_change(n, changes[i].change, host, e);
+	return no_such_op(op, e);
 }
 
 static int publish(struct network *n, const char *op, const char *port, struct err *e)
@@ -112,6 +128,8 @@ static int carry_out(struct network *n, const char *line, size_t len_bytes, bool
 	rc = rc ? rc : json_only_keys(root, keys, e);
 	rc = rc ? rc : json_string(json_get(root, "op"), &op, e);
 	*published = op && strcmp(op, "publish") == 0;
+	if (rc == 0 && !*published && !is_change(op))
+		rc = no_such_op(op, e);
 	if (rc == 0)
 		rc = *published ? for_each(n, json_get(root, "ports"), op, publish, e)
 				: for_each(n, json_get(root, "hosts"), op, change, e);
@@ -208,6 +226,11 @@ static void client_ready(void *context, uint32_t events)
 	ssize_t n = recv(c->source.fd, data, sizeof data, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
+	if (n == 0 && c->answer.len) { /* it waits for its answer */
+		loop_remove(c->control->loop, &c->source);
+		c->ended = true;
+		return;
+	}
 	if (n <= 0 || buf_add(&c->in, data, (size_t)n) || take_lines(c))
 		drop_client(c);
 }
@@ -237,7 +260,10 @@ void control_changed(struct control *c)
 {
 	for (unsigned i = 0; i < CLIENTS_MAX; i++) {
 		struct client *client = &c->client[i];
-		if (client->source.fd >= 0 && client->answer.len && (send_answer(client) || take_lines(client)))
+		if (client->source.fd < 0 || client->answer.len == 0)
+			continue;
+		int rc = send_answer(client);
+		if (rc || take_lines(client) || (client->ended && client->answer.len == 0))
 			drop_client(client);
 	}
 }
@@ -250,13 +276,14 @@ static int bind_path(struct control *c)
 	const struct sockaddr *to = (const struct sockaddr *)&c->address;
 	int rc = fchmod(c->source.fd, 0600) || bind(c->source.fd, to, sizeof c->address) ? -errno : 0; /* unix(7): the mode first */
 	if (rc == -EADDRINUSE) {
+		struct stat st;
 		int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-		bool stale = fd >= 0 && connect(fd, to, sizeof c->address) && errno == ECONNREFUSED;
+		bool stale = fd >= 0 && lstat(c->address.sun_path, &st) == 0 && S_ISSOCK(st.st_mode) && connect(fd, to, sizeof c->address) && errno == ECONNREFUSED;
 		io_close(&fd);
 		if (stale && unlink(c->address.sun_path) == 0)
 			rc = bind(c->source.fd, to, sizeof c->address) ? -errno : 0;
 	}
-	c->bound = rc == 0;
+	c->bound = rc == 0 && lstat(c->address.sun_path, &c->made) == 0;
 	return rc;
 }
 
@@ -275,6 +302,8 @@ int control_create(struct network *n, const char *path, struct control **out, st
 		.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), .ready = listener_ready, .context = c};
 	if (c->source.fd < 0)
 		return err_sys(e, -errno, "--control: cannot make a socket");
+	if (!path[0])
+		return err_set(e, -EINVAL, "--control: give a path");
 	if (strlen(path) >= sizeof c->address.sun_path)
 		return err_set(e, -ENAMETOOLONG, "--control %s: a socket's path has at most %zu bytes", path,
 			       sizeof c->address.sun_path - 1);
@@ -301,7 +330,8 @@ void control_destroy(struct control *c)
 	for (unsigned i = 0; i < CLIENTS_MAX; i++)
 		drop_client(&c->client[i]);
 	io_close(&c->source.fd);
-	if (c->bound)
+	struct stat now;
+	if (c->bound && lstat(c->address.sun_path, &now) == 0 && now.st_dev == c->made.st_dev && now.st_ino == c->made.st_ino)
 		unlink(c->address.sun_path);
 	free(c);
 }

@@ -19,6 +19,8 @@
 #include "vmm/util/io.h"
 #include "vmm/util/strv.h"
 
+static const char loopback[] = "loopback:"; /* before a port of the host's, in the list */
+
 enum { RULE_BYTES = NAME_BYTES + 32 };
 
 /* Where a rule is in the list; -1: nowhere. */
@@ -43,12 +45,16 @@ int learn_flow(struct strv *rules, const struct net_record *r)
 	char checked[RULE_BYTES], raw[RULE_BYTES + 4], address[ADDR_TEXT_BYTES];
 	const char *host = r->name[0] ? r->name : addr_text(&r->addr, address);
 	bool bracket = strchr(host, ':');
-	if (strcmp(r->name, POLICY_HOST_NAME) == 0)
-		return 0; /* ports of the host are opened by hand */
+	if (rules->count >= POLICY_RULES_MAX)
+		return 0; /* learn_write() says so */
 	snprintf(checked, sizeof checked, "%s%s%s:%u", bracket ? "[" : "", host, bracket ? "]" : "", r->port);
 	snprintf(raw, sizeof raw, "%s:%s", r->proto == NET_UDP ? "udp" : "tcp", checked);
 	if (find(rules, raw) >= 0)
 		return 0;
+	if (strcmp(r->name, POLICY_HOST_NAME) == 0) {
+		snprintf(checked, sizeof checked, "%s%u", loopback, r->port);
+		return find(rules, checked) >= 0 ? 0 : strv_add(rules, checked);
+	}
 	bool is_checked = r->named && r->name[0] && r->proto == NET_TCP;
 	if (is_checked)
 		return find(rules, checked) >= 0 ? 0 : strv_add(rules, checked);
@@ -63,7 +69,7 @@ static int merge(const struct strv *rules, struct strv *merged)
 	for (size_t i = 0; i < rules->count; i++) {
 		char host[RULE_BYTES], other[RULE_BYTES + 4];
 		const char *rule = rules->item[i], *port = strrchr(rule, ':');
-		bool checked = strncmp(rule, "tcp:", 4) && strncmp(rule, "udp:", 4);
+		bool checked = strncmp(rule, loopback, sizeof loopback - 1) && strncmp(rule, "tcp:", 4) && strncmp(rule, "udp:", 4);
 		bool is_80 = strcmp(port, ":80") == 0, is_443 = strcmp(port, ":443") == 0;
 		snprintf(host, sizeof host, "%.*s", (int)(port - rule), rule);
 		snprintf(other, sizeof other, "%s:%d", host, is_80 ? 443 : 80);
@@ -81,8 +87,30 @@ static int compare(const void *a, const void *b)
 	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* Writes the policy to `fd`, over what was in it. Returns 0 or -errno. */
-int learn_write(int fd, const struct strv *rules, struct err *e)
+static int add_rule(struct policy *p, const char *rule, struct err *e)
+{
+	size_t n = sizeof loopback - 1;
+	return strncmp(rule, loopback, n) == 0 ? policy_add_loopback(p, rule + n, e) : policy_add_allow(p, rule, e);
+}
+
+/* Where names are, as the run was told, for those that it used. */
+static int add_pins(struct policy *p, const struct policy *used, struct err *e)
+{
+	int rc = 0;
+	for (size_t i = 0; i < used->pin_count && rc == 0; i++) {
+		char text[NAME_BYTES + ADDR_TEXT_BYTES + 2], address[ADDR_TEXT_BYTES];
+		snprintf(text, sizeof text, "%s:%s", used->pin[i].name, addr_text(&used->pin[i].addr, address));
+		if (policy_resolves(p, used->pin[i].name))
+			rc = policy_add_pin(p, text, e);
+	}
+	return rc;
+}
+
+/*
+ * Writes the policy to `fd`, over what was in it, with the pins of the policy that was used. Returns 0, or -errno; -E2BIG where
+ * there were more hosts than a policy holds, after those were written.
+ */
+int learn_write(int fd, const struct strv *rules, const struct policy *used, struct err *e)
 {
 	struct strv merged = {0};
 	struct policy p = {0};
@@ -91,7 +119,8 @@ int learn_write(int fd, const struct strv *rules, struct err *e)
 	if (merged.count)
 		qsort(merged.item, merged.count, sizeof *merged.item, compare);
 	for (size_t i = 0; rc == 0 && i < merged.count; i++)
-		rc = policy_add_allow(&p, merged.item[i], e);
+		rc = add_rule(&p, merged.item[i], e);
+	rc = rc ? rc : add_pins(&p, used, e);
 	rc = rc ? rc : policy_file_write(&p, &text);
 	if (rc == 0 && ftruncate(fd, 0) && errno != EINVAL) /* a pipe has nothing to be written over */
 		rc = -errno;
@@ -99,5 +128,7 @@ int learn_write(int fd, const struct strv *rules, struct err *e)
 	buf_free(&text);
 	policy_free(&p);
 	strv_free(merged.item);
+	if (rc == 0 && rules->count >= POLICY_RULES_MAX)
+		return err_set(e, -E2BIG, "the run used more than %d hosts; only so many were learned", POLICY_RULES_MAX);
 	return rc ? err_sys(e, rc, "cannot write what was learned") : 0;
 }

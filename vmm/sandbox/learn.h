@@ -4,9 +4,10 @@
 
 struct err;
 struct net_record;
+struct policy;
 struct strv;
 
 int learn_flow(struct strv *rules, const struct net_record *r);
-int learn_write(int fd, const struct strv *rules, struct err *e);
+int learn_write(int fd, const struct strv *rules, const struct policy *used, struct err *e);
 
 #endif

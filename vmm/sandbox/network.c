@@ -45,13 +45,20 @@
 #include "vmm/util/buf.h"
 #include "vmm/util/err.h"
 #include "vmm/util/io.h"
+#include "vmm/util/passfd.h"
 #include "vmm/util/strv.h"
 
 enum {
 	DENIED_MAX = 100,    /* hosts that are remembered for the user */
 	FINISH_MS = 2000,    /* for each of the last records */
 	AUDIT_MAX_BYTES = 64 << 10, /* that the audit file is behind */
-	WAITING_MAX = 16384, /* changes of the rules that the gate has not made yet */
+	WAITING_MAX = 8192,  /* changes of the rules that are not made yet */
+};
+
+/* A change for both: the device follows the gate. */
+struct order_pair {
+	struct gate_order first;
+	struct net_order then;
 };
 
 typedef int (*add_fn)(struct policy *p, const char *text, struct err *e);
@@ -173,6 +180,56 @@ int network_prepare(struct network *n, const struct caplock_spec *spec, struct m
 	return 0;
 }
 
+/* ---- Orders ---- */
+
+/* Sends the device an order, and a descriptor with it (-1: none). Returns 0 or -errno. */
+static int send_order(struct network *n, const struct net_order *order, int fd)
+{
+	return passfd_send(n->control.fd, order, sizeof *order, fd, MSG_DONTWAIT);
+}
+
+/*
+ * Moves the queue on: the gate is asked for what it was not, the device for what the gate has made. Both answer each order, so
+ * what does not fit into a socket now is sent with an answer.
+ */
+static void pump(struct network *n)
+{
+	bool gate = n->gate_pidfd >= 0 && !n->gate_lost;
+	int rc = 0;
+	while (gate && n->queue_asked < n->queue_count &&
+	       passfd_send(n->gate_control.fd, &n->queue[n->queue_asked].first, sizeof n->queue->first, -1, MSG_DONTWAIT) == 0)
+		n->queue_asked++;
+	if (!gate)
+		n->queue_asked = n->queue_made = n->queue_count;
+	while (n->queue_head < n->queue_made && (rc = send_order(n, &n->queue[n->queue_head].then, -1)) == 0)
+		n->queue_head++;
+	if (rc && rc != -EAGAIN) { /* the machine is gone */
+		n->queue_head = n->queue_count;
+		n->changes_done = n->changes;
+	}
+	if (n->queue_head == n->queue_count)
+		n->queue_head = n->queue_count = n->queue_asked = n->queue_made = 0;
+}
+
+/* Makes a place for one more pair of orders. Returns 0 or -ENOBUFS. */
+static int reserve(struct network *n, struct err *e)
+{
+	struct order_pair *larger =
+		n->queue_count < WAITING_MAX ? realloc(n->queue, (n->queue_count + 1) * sizeof *n->queue) : NULL;
+	if (!larger)
+		return err_set(e, -ENOBUFS, "too many changes at once: wait for the answers");
+	n->queue = larger;
+	return 0;
+}
+
+/* Queues an order for the gate, and the one for the device that follows when that is made. reserve() has made the place. */
+static void enqueue(struct network *n, const struct gate_order *first, struct net_order *then)
+{
+	then->id = ++n->changes;
+	n->queue[n->queue_count++] = (struct order_pair){*first, *then};
+	pump(n);
+}
+
 /* ---- Records ---- */
 
 /* Makes a text of a record one that can be shown: it was the guest's. */
@@ -282,6 +339,7 @@ static void control_ready(void *context, uint32_t events)
 		loop_remove(n->loop, &n->control); /* the machine is gone */
 		n->changes_done = n->changes;
 	}
+	pump(n);
 	if (n->socket)
 		control_changed(n->socket);
 }
@@ -293,43 +351,20 @@ static void run_gate(const void *config)
 	gate_run((struct gate_config *)config);
 }
 
-/* Sends the device an order, and a descriptor with it (-1: none). */
-static int send_order(struct network *n, const struct net_order *order, int fd)
-{
-	union {
-		struct cmsghdr head;
-		char space[CMSG_SPACE(sizeof fd)];
-	} control = {0};
-	struct iovec iov = {(void *)order, sizeof *order};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
-	if (fd >= 0) {
-		m.msg_control = &control;
-		m.msg_controllen = sizeof control;
-		struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-		*c = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
-		memcpy(CMSG_DATA(c), &fd, sizeof fd);
-	}
-	return sendmsg(n->control.fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
-}
-
-/* The gate has made a change: the device's follows. Its end: what waits for it is as if it were made, and it allows nothing. */
+/* The gate has made changes: the device's follow. At its end it allows nothing any more. */
 static void gate_ready(void *context, uint32_t events)
 {
 	(void)events;
 	struct network *n = context;
 	char done;
 	ssize_t bytes;
-	while ((bytes = recv(n->gate_control.fd, &done, 1, MSG_DONTWAIT)) > 0 && n->waiting_count) {
-		send_order(n, n->waiting, -1);
-		memmove(n->waiting, n->waiting + 1, --n->waiting_count * sizeof *n->waiting);
+	while ((bytes = recv(n->gate_control.fd, &done, 1, MSG_DONTWAIT)) > 0)
+		n->queue_made += n->queue_made < n->queue_asked;
+	if (bytes == 0 || (errno != EAGAIN && errno != EINTR)) {
+		loop_remove(n->loop, &n->gate_control);
+		n->gate_lost = true;
 	}
-	if (bytes > 0 || (bytes < 0 && (errno == EAGAIN || errno == EINTR)))
-		return;
-	loop_remove(n->loop, &n->gate_control);
-	n->gate_lost = true;
-	for (size_t i = 0; i < n->waiting_count; i++)
-		send_order(n, &n->waiting[i], -1);
-	n->waiting_count = 0;
+	pump(n);
 }
 
 static int start_gate(struct network *n, struct err *e)
@@ -358,23 +393,13 @@ static int start_gate_late(struct network *n, struct err *e)
 	int rc = make_socket(&device_fd, &n->gate.vmm_fd, e);
 	rc = rc ? rc : start_gate(n, e);
 	if (rc == 0 && send_order(n, &(struct net_order){.op = ORDER_GATE}, device_fd))
-		rc = err_set(e, -EPIPE, "the machine is gone");
-	io_close(&device_fd);
+		rc = err_set(e, -EPIPE, "the machine does not answer");
+	io_close(&device_fd); /* without the device, the gate ends */
+	if (rc && n->gate_pidfd < 0) {
+		io_close(&n->gate.vmm_fd);
+		io_close(&n->gate_control.fd);
+	}
 	return rc;
-}
-
-/* Sends the gate an order, and keeps `then` for the device until it is carried out. */
-static int send_gate(struct network *n, const struct gate_order *order, const struct net_order *then, struct err *e)
-{
-	struct net_order *larger =
-		n->waiting_count < WAITING_MAX ? realloc(n->waiting, (n->waiting_count + 1) * sizeof *larger) : NULL;
-	if (!larger)
-		return err_sys(e, -ENOMEM, "too many changes at once");
-	n->waiting = larger;
-	if (send(n->gate_control.fd, order, sizeof *order, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		return err_sys(e, -errno, "the gate does not answer");
-	larger[n->waiting_count++] = *then;
-	return 0;
 }
 
 /* ---- While it runs ---- */
@@ -426,15 +451,11 @@ int network_change(struct network *n, enum policy_op op, const char *rule, struc
 	if (op == POLICY_ADD_ALLOW && n->gate_lost)
 		return err_set(e, -EPIPE, "the gate of this sandbox is gone: nothing more can be allowed");
 	strcpy(order.change.rule, rule);
-	int rc = policy_apply(&n->gate.policy, &order.change, e);
-	if (rc)
-		return rc;
-	order.id = ++n->changes;
-	if (n->gate_pidfd >= 0 && !n->gate_lost)
-		return send_gate(n, &(struct gate_order){.op = GATE_POLICY, .change = order.change}, &order, e);
-	rc = needs_gate(&n->gate.policy) && n->gate_pidfd < 0 ? start_gate_late(n, e) : 0;
-	if (rc == 0 && send_order(n, &order, -1))
-		rc = err_set(e, -EPIPE, "the machine is gone");
+	int rc = reserve(n, e);
+	rc = rc ? rc : policy_apply(&n->gate.policy, &order.change, e);
+	rc = rc || n->gate_pidfd >= 0 || !needs_gate(&n->gate.policy) ? rc : start_gate_late(n, e);
+	if (rc == 0)
+		enqueue(n, &(struct gate_order){.op = GATE_POLICY, .change = order.change}, &order);
 	return rc;
 }
 
@@ -448,8 +469,10 @@ void network_answer(struct network *n, const struct net_target *target, enum ord
 	strcpy(first.grant.name, target->name);
 	if (answer == ANSWER_ONCE && n->gate_pidfd < 0 && start_gate_late(n, &e))
 		order.answer = ANSWER_DENY;
-	if (n->gate_pidfd < 0 || n->gate_lost || send_gate(n, &first, &order, &e))
-		send_order(n, &order, -1);
+	if (reserve(n, &e) == 0)
+		enqueue(n, &first, &order);
+	else
+		send_order(n, &order, -1); /* denied by whoever has not heard of it */
 }
 
 /* Gives the device a connection for the guest's port. The descriptor stays the caller's. Returns 0 or -errno. */
@@ -484,7 +507,7 @@ int network_finish(struct network *n, struct err *e)
 	if (n->audit.len)
 		n->failure = n->failure ? n->failure : -ETIMEDOUT;
 	int rc = n->failure ? err_sys(e, n->failure, "the audit record cannot be written") : 0;
-	return rc || !counts || n->learn_fd < 0 ? rc : learn_write(n->learn_fd, &n->learned, e);
+	return rc || !counts || n->learn_fd < 0 ? rc : learn_write(n->learn_fd, &n->learned, &n->gate.policy, e);
 }
 
 /* What was denied until now: lines that the caller frees with their array, which ends with NULL; NULL: nothing. */
@@ -513,7 +536,7 @@ void network_end(struct network *n)
 	io_close(&n->control.fd);
 	io_close(&n->gate_control.fd);
 	policy_free(&n->gate.policy);
-	free(n->waiting);
+	free(n->queue);
 	buf_free(&n->audit);
 	strv_free(n->denied.item);
 	strv_free(n->learned.item);

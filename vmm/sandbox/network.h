@@ -26,6 +26,8 @@ struct network_events {
 	void *context;
 };
 
+struct order_pair;
+
 /* Made by network_prepare(), which accepts any content; network_end() frees it. */
 struct network {
 	const struct caplock_spec *spec;
@@ -37,8 +39,8 @@ struct network {
 	struct loop_source control;      /* the device: records, and orders (virtio/net/order.h) */
 	struct loop_source gate_control; /* the gate: orders and their answers */
 	uint64_t changes, changes_done;  /* of the rules: asked for, and made everywhere */
-	struct net_order *waiting;       /* orders that follow one of the gate's, until that is answered */
-	size_t waiting_count;
+	struct order_pair *queue;        /* changes that are not made everywhere: of the first `made`, the device must still hear */
+	size_t queue_head, queue_count, queue_asked, queue_made; /* asked: the gate was */
 	struct strv denied, learned;     /* lines for the user; rules */
 	struct loop_source audit_sink;   /* the caller's file; fd -1: none */
 	struct buf audit;                /* for it */
