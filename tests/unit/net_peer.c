@@ -28,13 +28,16 @@ static const uint8_t host_mac[6] = LINK_HOST_MAC;
 /* Makes a device and a driver that has started it. */
 void peer_create(struct peer *p, const struct peer_config *c)
 {
-	int fd[2];
+	int fd[2], control[2];
 	struct err e;
 	struct virtio_device *d;
 	*p = (struct peer){.rx_bytes = c->rx_bytes ? c->rx_bytes : 4096};
 	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd) == 0);
+	cr_assert(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) == 0);
 	p->gate = fd[0];
-	struct net_config config = {.mtu = c->mtu ? c->mtu : 1500, .gate_fd = fd[1], .control_fd = -1};
+	p->control = control[0];
+	struct net_config config = {.mtu = c->mtu ? c->mtu : 1500, .gate_fd = fd[1], .control_fd = control[1]};
+	config.policy.ask = c->ask;
 	for (unsigned i = 0; c->allow[i]; i++)
 		cr_assert(policy_add_allow(&config.policy, c->allow[i], &e) == 0, "%s", e.text);
 	driver_create(&p->g);
@@ -58,6 +61,7 @@ void peer_destroy(struct peer *p)
 	driver_destroy(&p->g);
 	loop_destroy(&p->loop);
 	io_close(&p->gate);
+	io_close(&p->control);
 }
 
 /* Lets the device have receive buffer `index`. */
@@ -202,15 +206,14 @@ bool peer_gate_take(struct peer *p, struct gate_request *r)
 	return recv(p->gate, r, sizeof *r, MSG_DONTWAIT) == sizeof *r;
 }
 
-/* Answers it: with `fd`, which is passed on and closed here, or an errno. */
-void peer_gate_reply(struct peer *p, uint64_t id, int fd, int error)
+/* Sends a message with `fd`, which is closed here, unless it is -1. */
+static void send_message(int to, void *message, size_t bytes, int fd)
 {
-	struct gate_reply reply = {.id = id, .error = error, .reason = "the test says so"};
 	union {
 		struct cmsghdr head;
 		char space[CMSG_SPACE(sizeof(int))];
 	} control = {0};
-	struct iovec iov = {&reply, sizeof reply};
+	struct iovec iov = {message, bytes};
 	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
 	if (fd >= 0) {
 		m.msg_control = &control;
@@ -218,10 +221,34 @@ void peer_gate_reply(struct peer *p, uint64_t id, int fd, int error)
 		control.head = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
 		memcpy(CMSG_DATA(&control.head), &fd, sizeof fd);
 	}
-	cr_assert_eq(sendmsg(p->gate, &m, MSG_NOSIGNAL), sizeof reply);
+	cr_assert_eq(sendmsg(to, &m, MSG_NOSIGNAL), (ssize_t)bytes);
 	io_close(&fd);
+}
+
+/* Answers it: with `fd`, which is passed on and closed here, or an errno. */
+void peer_gate_reply(struct peer *p, uint64_t id, int fd, int error)
+{
+	struct gate_reply reply = {.id = id, .error = error, .reason = "the test says so"};
+	send_message(p->gate, &reply, sizeof reply, fd);
 	peer_run(p);
 }
+
+/* ---- The supervisor ---- */
+
+/* Gives an order, with `fd`, which is passed on and closed here, or -1. It is carried out by the next peer_run(). */
+void peer_order(struct peer *p, const struct net_order *order, int fd)
+{
+	struct net_order copy = *order;
+	send_message(p->control, &copy, sizeof copy, fd);
+}
+
+/* Takes a record of the device's. Returns false where there is none. */
+bool peer_record_take(struct peer *p, struct net_record *r)
+{
+	return recv(p->control, r, sizeof *r, MSG_DONTWAIT) == sizeof *r;
+}
+
+/* ---- Sockets ---- */
 
 /* Two connected, non-blocking TCP sockets on the loopback. Small buffers where `buffer_bytes` is not 0. */
 void peer_tcp_pair(int fd[2], int buffer_bytes)

@@ -13,6 +13,7 @@
 #include "tests/unit/virtio_driver.h"
 #include "virtio/net/gate/proto.h"
 #include "virtio/net/net_priv.h"
+#include "virtio/net/order.h"
 #include "vmm/util/loop.h"
 
 enum {
@@ -34,13 +35,15 @@ struct peer_config {
 	uint32_t rx_bytes;       /* of one receive buffer; 0: 4096 */
 	uint16_t rx_buffers;     /* 0: as many as fit */
 	const char *allow[8];    /* rules, up to the first NULL */
+	bool ask;                /* about what no rule is about */
 };
 
 struct peer {
 	struct driver g;
 	struct loop loop;
 	struct net *net;
-	int gate; /* the gate's end */
+	int gate;    /* the gate's end */
+	int control; /* the supervisor's end */
 	uint32_t rx_bytes;
 	uint64_t rx_gpa, tx_gpa;
 	unsigned tx_next;
@@ -65,6 +68,8 @@ bool peer_pass_time(struct peer *p);
 
 bool peer_gate_take(struct peer *p, struct gate_request *r);
 void peer_gate_reply(struct peer *p, uint64_t id, int fd, int error);
+void peer_order(struct peer *p, const struct net_order *order, int fd);
+bool peer_record_take(struct peer *p, struct net_record *r);
 void peer_tcp_pair(int fd[2], int buffer_bytes);
 
 uint16_t peer_checksum(uint8_t proto, const struct ip_addr *from, const struct ip_addr *to, const uint8_t *data, size_t bytes);

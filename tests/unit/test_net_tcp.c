@@ -650,6 +650,47 @@ Test(net_tcp, table_full_of_time_wait_takes_new_flows)
 	end();
 }
 
+/* Closes a flow's connection from the server's side, so that it is in TIME_WAIT. */
+static void let_it_wait(uint16_t port)
+{
+	struct tcp_seen s;
+	guest_init(&guest, &peer, false, port, 5000);
+	guest_connect(&guest, 0);
+	io_close(&guest.server);
+	peer_run(&peer);
+	guest_expect(&guest, &s, FIN | ACK);
+	guest.rcv_nxt++;
+	guest_send(&guest, FIN | ACK, NULL, 0);
+	guest_expect(&guest, &s, ACK);
+}
+
+static uint32_t bucket_of(uint16_t port)
+{
+	guest_init(&guest, &peer, false, port, 5000);
+	return flow_hash(peer.net->tcp->secret, &guest.from, port, &guest.to, 5000) % HASH_BUCKETS;
+}
+
+/* The flow that makes room may have been where the new one belongs. */
+Test(net_tcp, table_full_of_time_wait_takes_a_flow_of_the_same_bucket)
+{
+	struct tcp_seen s;
+	uint16_t first = 1000, port = first;
+	start(false);
+	uint32_t bucket = bucket_of(first);
+	let_it_wait(first);
+	while (peer.net->tcp->free_slots)
+		if (bucket_of(++port) != bucket)
+			let_it_wait(port);
+	while (bucket_of(++port) != bucket)
+		;
+	guest_init(&guest, &peer, false, port, 5000);
+	guest_connect(&guest, 0);
+	guest_send(&guest, ACK, "found", 5);
+	guest_expect(&guest, &s, ACK);
+	expect_server("found");
+	end();
+}
+
 Test(net_tcp, port_is_used_again_in_time_wait)
 {
 	struct tcp_seen s;

@@ -280,6 +280,29 @@ Test(net_udp, case_14_guest_without_buffers)
 	peer_destroy(&peer);
 }
 
+/* A flow that waits for buffers is left alone, whatever happens to its socket. */
+Test(net_udp, error_while_the_guest_has_no_buffers)
+{
+	start(false);
+	send_datagram(4000, 5000, "x", 1);
+	int fd = dial();
+	peer.hold_buffers = true;
+	for (unsigned i = 0; i < PEER_QUEUE; i++)
+		say(fd, "many");
+	say(fd, "one more");
+	close(fd);
+	send_datagram(4000, 5000, "to nobody", 9); /* the socket has an error now */
+	while (peer_receive(&peer, &got))
+		;
+	peer.hold_buffers = false;
+	for (uint16_t i = 0; i < PEER_QUEUE; i++)
+		peer_give_buffer(&peer, i);
+	driver_kick(&peer.g, PEER_RX);
+	peer_run(&peer);
+	expect_unreachable(4000, 5000);
+	peer_destroy(&peer);
+}
+
 Test(net_udp, revoked_flows_end)
 {
 	start(false);

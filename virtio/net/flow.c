@@ -65,11 +65,8 @@ static void end_time_wait(struct tcp *t)
 		flow_destroy(oldest, NULL);
 }
 
-/*
- * Makes the flow of a SYN, for the free place `at` in its bucket (flow_find()). Returns NULL where there are too many or no
- * memory.
- */
-struct flow *flow_create(struct net *n, struct flow **at, const struct packet *p, uint16_t guest_port, uint16_t remote_port)
+/* Makes the flow of a SYN, where flow_find() finds none. Returns NULL where there are too many or no memory. */
+struct flow *flow_create(struct net *n, const struct packet *p, uint16_t guest_port, uint16_t remote_port)
 {
 	struct tcp *t = n->tcp;
 	if (t->free_slots == 0)
@@ -91,7 +88,7 @@ struct flow *flow_create(struct net *n, struct flow **at, const struct packet *p
 	f->source.fd = -1;
 	f->last = &f->first;
 	f->start_ms = flow_now_ms();
-	*at = f;
+	*flow_find(t, p, guest_port, remote_port) = f;
 	n->count.flows++;
 	return f;
 }
@@ -167,6 +164,25 @@ void flow_close_socket(struct flow *f, bool reset)
 	io_close(&f->source.fd);
 }
 
+/* The guest gets its RST when its ring takes it; `reason` is for the record, unless there is one already. */
+void flow_owe_reset(struct flow *f, const char *reason)
+{
+	if (!f->end_reason)
+		f->end_reason = reason;
+	f->owes_rst = true;
+	flow_join_turn(f);
+}
+
+/* The server has no part in the flow any more, at once: what the guest still says is dropped. */
+void flow_cut_server(struct flow *f)
+{
+	flow_close_socket(f, true);
+	flow_drop_kept(f);
+	f->inspect.kind = INSPECT_OFF;
+	f->passed = 0;
+	f->service = SERVICE_DONE;
+}
+
 /* Forgets what the guest said and the socket did not take. */
 void flow_drop_kept(struct flow *f)
 {
@@ -187,7 +203,10 @@ void flow_drop_first(struct flow *f)
 	free(s);
 }
 
-/* The record of a flow's end, once: it may be over for both sides before it is destroyed. */
+/*
+ * The record of a flow's end, once: it may be over for both sides before it is destroyed. Of one that was never opened, that
+ * it was not.
+ */
 void flow_record_end(struct flow *f, const char *reason)
 {
 	bool was_open = f->state != DIALING && f->state != CALLING && (f->published || f->verdict != POLICY_DENY);
@@ -202,7 +221,9 @@ void flow_record_end(struct flow *f, const char *reason)
 	};
 	if (f->published)
 		s.request.port = f->guest_port;
-	if (was_open && !f->recorded)
+	if (f->state == DIALING && !f->recorded)
+		record_flow(f->net, &s.request, VERDICT_FAILED, NULL, reason);
+	else if (was_open && !f->recorded)
 		record_close(f->net, &s, f->end_reason ? f->end_reason : reason);
 	f->recorded = true;
 }
@@ -250,8 +271,7 @@ static void timer_ready(void *context, uint32_t events)
 		struct flow *f = t->slot[i];
 		if (f && f->expires_ms && f->expires_ms <= now) {
 			f->expires_ms = 0;
-			f->owes_rst = true;
-			flow_join_turn(f);
+			flow_owe_reset(f, "it took too long");
 		} else if (f && f->deadline_ms && f->deadline_ms <= now) {
 			tcp_deadline_passed(f);
 		}
@@ -294,6 +314,7 @@ void tcp_destroy(struct net *n)
 	if (!t)
 		return;
 	tcp_end(n);
+	loop_remove(n->loop, &t->timer);
 	io_close(&t->timer.fd);
 	free(t);
 	n->tcp = NULL;

@@ -129,7 +129,9 @@ uint64_t flow_secret(void);
 uint32_t flow_hash(uint64_t secret, const struct ip_addr *guest, uint16_t guest_port, const struct ip_addr *remote,
 		   uint16_t remote_port);
 struct flow **flow_find(struct tcp *t, const struct packet *p, uint16_t guest_port, uint16_t remote_port);
-struct flow *flow_create(struct net *n, struct flow **at, const struct packet *p, uint16_t guest_port, uint16_t remote_port);
+struct flow *flow_create(struct net *n, const struct packet *p, uint16_t guest_port, uint16_t remote_port);
+void flow_owe_reset(struct flow *f, const char *reason);
+void flow_cut_server(struct flow *f);
 void flow_record_end(struct flow *f, const char *reason);
 void flow_destroy(struct flow *f, const char *reason);
 struct policy_request flow_request(const struct flow *f);
@@ -144,7 +146,7 @@ void flow_close_socket(struct flow *f, bool reset);
 /* tcp.c */
 void tcp_start_sequence(struct flow *f);
 void tcp_take_syn(struct flow *f, const struct packet *p, const struct tcp_header *h);
-struct flow *tcp_accept(struct net *n, struct flow **at, const struct packet *p, const struct tcp_header *h);
+struct flow *tcp_accept(struct net *n, const struct packet *p, const struct tcp_header *h);
 
 /* tcp_out.c */
 void tcp_send_reset(struct net *n, const struct packet *p, const struct tcp_header *h, size_t data_bytes);
@@ -155,7 +157,7 @@ void tcp_await_ack(struct flow *f);
 void tcp_deadline_passed(struct flow *f);
 
 /* tcp_open.c */
-void tcp_open(struct net *n, struct flow **at, const struct packet *p, const struct tcp_header *h);
+void tcp_open(struct net *n, const struct packet *p, const struct tcp_header *h);
 
 /* tcp_publish.c */
 void tcp_called(struct flow *f, const struct packet *p, const struct tcp_header *h);
@@ -166,7 +168,7 @@ void tcp_to_socket(struct flow *f);
 size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size_t bytes);
 
 /* tcp_local.c */
-void local_open(struct net *n, struct flow **at, const struct packet *p, const struct tcp_header *h, const char *reason);
+void local_open(struct net *n, const struct packet *p, const struct tcp_header *h, const char *reason);
 void local_answer_dns(struct flow *f);
 void local_look(struct flow *f);
 

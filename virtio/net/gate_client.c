@@ -66,6 +66,7 @@ int gate_client_create(struct net *n)
 
 void gate_client_destroy(struct net *n)
 {
+	loop_remove(n->loop, &n->gate);
 	io_close(&n->gate.fd);
 }
 

@@ -170,6 +170,8 @@ int net_send_frame(struct net *n, const void *head, size_t head_bytes, const voi
 static void frame_arrived(struct net *n)
 {
 	struct frame f = {.chain = &n->tx};
+	if (n->ended)
+		return;
 	if (n->tx.out_bytes < VNET_BYTES + ETH_HEAD_BYTES || n->tx.out_bytes - VNET_BYTES > ETH_HEAD_BYTES + GSO_MAX_BYTES) {
 		n->count.malformed++;
 		return;
@@ -251,6 +253,7 @@ static void destroy(struct virtio_device *d)
 	gate_client_destroy(n);
 	names_free(&n->names);
 	policy_free(&n->config.policy);
+	loop_remove(n->loop, &n->wake);
 	io_close(&n->wake.fd);
 	io_close(&n->config.gate_fd);
 	order_destroy(n);

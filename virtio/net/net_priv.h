@@ -75,6 +75,7 @@ struct net {
 	struct net_counters count;
 	struct vq_chain tx; /* the chain at hand */
 	struct vq_chain rx;
+	bool ended;      /* the sandbox is about to: nothing that the guest says counts any more */
 	bool rx_starved; /* something waits for the guest's buffers */
 };
 

@@ -32,6 +32,10 @@ static ssize_t receive(struct net *n, struct net_order *order, int *fd)
 static void carry_out(struct net *n, const struct net_order *order, int fd)
 {
 	struct err e;
+	if (n->ended) { /* no record may follow the totals */
+		io_close(&fd);
+		return;
+	}
 	switch (order->op) {
 	case ORDER_POLICY:
 		if (policy_apply(&n->config.policy, &order->change, &e) == 0 && order->change.op != POLICY_ADD_ALLOW) {
@@ -56,6 +60,7 @@ static void carry_out(struct net *n, const struct net_order *order, int fd)
 	case ORDER_END:
 		tcp_end(n);
 		udp_destroy(n);
+		n->ended = true;
 		record_totals(n);
 		break;
 	default:
@@ -100,5 +105,6 @@ int order_create(struct net *n)
 
 void order_destroy(struct net *n)
 {
+	loop_remove(n->loop, &n->control);
 	io_close(&n->control.fd);
 }

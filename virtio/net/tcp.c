@@ -114,9 +114,9 @@ void tcp_take_syn(struct flow *f, const struct packet *p, const struct tcp_heade
 }
 
 /* Makes the flow that a SYN opens. Returns NULL where there can be no more: the guest has its RST then. */
-struct flow *tcp_accept(struct net *n, struct flow **at, const struct packet *p, const struct tcp_header *h)
+struct flow *tcp_accept(struct net *n, const struct packet *p, const struct tcp_header *h)
 {
-	struct flow *f = flow_create(n, at, p, h->from_port, h->to_port);
+	struct flow *f = flow_create(n, p, h->from_port, h->to_port);
 	if (!f) {
 		n->count.over_limit++;
 		tcp_send_reset(n, p, h, 0);
@@ -254,7 +254,7 @@ void tcp_input(struct net *n, const struct packet *p)
 	if (*at)
 		segment_input(*at, p, &h);
 	else if (opens)
-		tcp_open(n, at, p, &h);
+		tcp_open(n, p, &h);
 	else if (!(h.flags & RST))
 		tcp_send_reset(n, p, &h, p->bytes - h.head_bytes);
 }

@@ -16,21 +16,17 @@ static void say(struct flow *f, const void *data, size_t bytes)
 {
 	struct segment *s = malloc(sizeof *s + bytes);
 	if (!s) {
-		f->owes_rst = true;
+		flow_owe_reset(f, "out of memory");
 		return;
 	}
 	memcpy(s->data, data, bytes);
 	tcp_add_segment(f, s, bytes);
 }
 
-/* The server has no part in the flow any more: we close it, and drop what comes. */
+/* The flow is over but for what the guest has not got yet. */
 static void finish_here(struct flow *f)
 {
-	flow_close_socket(f, true);
-	flow_drop_kept(f);
-	f->inspect.kind = INSPECT_OFF;
-	f->passed = 0;
-	f->service = SERVICE_DONE;
+	flow_cut_server(f);
 	f->host_ended = f->shut = true;
 	flow_expire_after(f, LOCAL_MAX_MS);
 	flow_join_turn(f);
@@ -92,7 +88,7 @@ static void deny_flow(struct flow *f, const struct inspect_denial *d)
 	if (d->status && !f->first && !f->host_ended)
 		say_page(f, d->status, d->reason);
 	else
-		f->owes_rst = true;
+		flow_owe_reset(f, d->reason);
 	finish_here(f);
 }
 
@@ -110,14 +106,14 @@ void local_look(struct flow *f)
 	} else if (d.reason)
 		deny_flow(f, &d);
 	else if (f->guest_ended && (f->service == SERVICE_PAGE || (f->inspect.kind != INSPECT_OFF && f->passed < f->kept.len)))
-		f->owes_rst = true; /* the rest will not come */
+		flow_owe_reset(f, "it ended in the middle of a request");
 	flow_join_turn(f);
 }
 
 /* A flow that we answer ourselves: DNS wherever it is asked for, a page for HTTP that is denied. */
-void local_open(struct net *n, struct flow **at, const struct packet *p, const struct tcp_header *h, const char *reason)
+void local_open(struct net *n, const struct packet *p, const struct tcp_header *h, const char *reason)
 {
-	struct flow *f = tcp_accept(n, at, p, h);
+	struct flow *f = tcp_accept(n, p, h);
 	if (!f)
 		return;
 	f->service = h->to_port == DNS_PORT ? SERVICE_DNS : SERVICE_PAGE;

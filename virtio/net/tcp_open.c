@@ -25,6 +25,7 @@ static void fail(struct flow *f, enum record_verdict verdict, const char *reason
 {
 	struct policy_request r = flow_request(f);
 	record_flow(f->net, &r, verdict, NULL, reason);
+	f->recorded = true;
 	tcp_refuse(f);
 }
 
@@ -83,10 +84,10 @@ static bool joins_others(struct net *n, const struct policy_request *r)
 }
 
 /* The guest wants a flow. */
-void tcp_open(struct net *n, struct flow **at, const struct packet *p, const struct tcp_header *h)
+void tcp_open(struct net *n, const struct packet *p, const struct tcp_header *h)
 {
 	if (h->to_port == DNS_PORT) {
-		local_open(n, at, p, h, NULL);
+		local_open(n, p, h, NULL);
 		return;
 	}
 	const struct name_entry *name = names_find(&n->names, &p->to);
@@ -95,13 +96,13 @@ void tcp_open(struct net *n, struct flow **at, const struct packet *p, const str
 	if (d.verdict == POLICY_DENY) {
 		record_flow(n, &r, VERDICT_DENY, NULL, d.reason);
 		if (h->to_port == PORT_HTTP)
-			local_open(n, at, p, h, d.reason);
+			local_open(n, p, h, d.reason);
 		else
 			tcp_send_reset(n, p, h, 0);
 		return;
 	}
 	bool joins = d.verdict == POLICY_ASK && joins_others(n, &r);
-	struct flow *f = tcp_accept(n, at, p, h);
+	struct flow *f = tcp_accept(n, p, h);
 	if (f && joins)
 		f->waits = true;
 	else if (f)
@@ -116,12 +117,12 @@ void tcp_answered(struct net *n, const struct net_target *target, enum order_ans
 		if (!f || !is_asked_about(f, target))
 			continue;
 		struct policy_request r = flow_request(f);
-		if (answer == ANSWER_DECIDE)
-			go_on(f, policy_decide(&n->config.policy, &r));
-		else if (answer == ANSWER_ONCE)
-			go_on(f, (struct policy_decision){.verdict = policy_once(&r)});
-		else
-			go_on(f, (struct policy_decision){.verdict = POLICY_DENY, .reason = "the user denied it"});
+		struct policy_decision d = policy_decide(&n->config.policy, &r); /* the rules may have changed meanwhile */
+		if (answer == ANSWER_DENY)
+			d = (struct policy_decision){.verdict = POLICY_DENY, .reason = "the user denied it"};
+		else if (answer == ANSWER_ONCE && d.verdict == POLICY_ASK)
+			d.verdict = policy_once(&r);
+		go_on(f, d);
 	}
 }
 
@@ -199,7 +200,8 @@ void tcp_policy_changed(struct net *n)
 	static const char reason[] = "the rule was taken back";
 	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
 		struct flow *f = n->tcp->slot[i];
-		if (!f || f->service != SERVICE_SERVER || f->published || f->waits || f->verdict == POLICY_DENY || still_allowed(f))
+		if (!f || f->service != SERVICE_SERVER || f->published || f->waits || f->state == TIME_WAIT || f->owes_rst ||
+		    still_allowed(f))
 			continue;
 		if (f->state == DIALING) {
 			fail(f, VERDICT_DENY, reason);
@@ -207,16 +209,22 @@ void tcp_policy_changed(struct net *n)
 		}
 		struct policy_request r = flow_request(f);
 		record_flow(n, &r, VERDICT_DENY, &f->dialled, reason);
-		f->end_reason = reason;
-		f->owes_rst = true;
-		flow_join_turn(f);
+		flow_cut_server(f);
+		flow_owe_reset(f, reason);
 	}
 }
 
-/* Ends every flow: the sandbox is about to end. With the device's lock held. */
+/*
+ * Ends every flow: the sandbox is about to end. What a socket has taken arrives, as it does when any program ends; the server
+ * sees a reset only where it does not get all that the guest has sent. With the device's lock held.
+ */
 void tcp_end(struct net *n)
 {
-	for (uint32_t i = 0; i < FLOWS_MAX; i++)
-		if (n->tcp->slot[i])
-			flow_destroy(n->tcp->slot[i], "the sandbox ended");
+	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
+		struct flow *f = n->tcp->slot[i];
+		if (!f)
+			continue;
+		flow_close_socket(f, f->kept.len > 0);
+		flow_destroy(f, "the sandbox ended");
+	}
 }

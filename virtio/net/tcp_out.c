@@ -147,7 +147,8 @@ static bool read_segment(struct flow *f)
 			return false;
 		}
 		f->host_ended = n == 0;
-		f->owes_rst = n < 0 || f->deaf;
+		if (n < 0 || f->deaf)
+			flow_owe_reset(f, "reset by the server");
 		return true;
 	}
 	struct segment *smaller = (uint32_t)n < max ? realloc(s, sizeof *s + (size_t)n) : s;
@@ -309,7 +310,7 @@ void tcp_deadline_passed(struct flow *f)
 	}
 	f->retries++;
 	if (++f->unanswered > UNANSWERED_MAX)
-		f->owes_rst = true;
+		flow_owe_reset(f, "the guest does not answer");
 	else if (f->state == CALLING)
 		f->owes_syn = true;
 	else if (f->state == SYN_RECEIVED)
@@ -331,7 +332,7 @@ static int take_turn(struct flow *f)
 		rc = send_segment(f, RST, NULL, 0);
 		if (rc == -EAGAIN)
 			return rc;
-		flow_destroy(f, "reset by the server");
+		flow_destroy(f, f->end_reason);
 		return 0;
 	}
 	if (rc >= 0 && f->owes_ack) {

@@ -39,9 +39,8 @@ static struct flow *create(struct net *n, uint16_t guest_port, unsigned attempt)
 		return NULL;
 	for (unsigned tried = 0; tried < PORT_COUNT; tried++) {
 		uint16_t port = (uint16_t)(PORT_FIRST + t->publish_port++ % PORT_COUNT);
-		struct flow **at = flow_find(t, &p, guest_port, port);
-		if (!*at)
-			return flow_create(n, at, &p, guest_port, port);
+		if (!*flow_find(t, &p, guest_port, port))
+			return flow_create(n, &p, guest_port, port);
 	}
 	return NULL;
 }
@@ -51,15 +50,15 @@ static int call(struct net *n, int fd, uint16_t guest_port, unsigned attempt)
 	struct flow *f = create(n, guest_port, attempt);
 	if (!f)
 		return -EAGAIN;
+	f->published = true;
+	f->attempt = attempt;
+	f->state = CALLING;
 	f->source = (struct loop_source){.fd = fd, .ready = tcp_socket_ready, .context = f};
 	if (loop_add(n->loop, &f->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
 		f->source.fd = -1;
 		flow_destroy(f, "out of descriptors");
 		return -EAGAIN;
 	}
-	f->published = true;
-	f->attempt = attempt;
-	f->state = CALLING;
 	f->scales = true;
 	tcp_start_sequence(f);
 	f->owes_syn = true;

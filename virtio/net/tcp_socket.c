@@ -10,7 +10,8 @@ static void stop_writing(struct flow *f)
 {
 	f->deaf = f->shut = f->readable = true;
 	f->writable = false;
-	f->owes_rst = f->host_ended;
+	if (f->host_ended)
+		flow_owe_reset(f, "reset by the server");
 	flow_drop_kept(f);
 	f->passed = 0;
 	flow_join_turn(f);
@@ -97,7 +98,8 @@ void tcp_socket_ready(void *context, uint32_t events)
 	struct net *n = f->net;
 	pthread_mutex_lock(&n->device.lock);
 	f->readable |= (events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0;
-	f->owes_rst |= events & EPOLLERR && f->host_ended;
+	if (events & EPOLLERR && f->host_ended)
+		flow_owe_reset(f, "reset by the server");
 	if (events & EPOLLOUT && f->state == OPEN) {
 		f->writable = true;
 		tcp_to_socket(f);

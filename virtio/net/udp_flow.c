@@ -47,6 +47,7 @@ struct udp_flow {
 	uint64_t used_ms, start_ms;
 	struct ip_addr dialled;
 	bool dialled_own;
+	bool paused; /* the socket is not watched until the guest has buffers */
 	uint64_t from_guest_bytes, to_guest_bytes;
 };
 
@@ -57,7 +58,7 @@ struct udp {
 	uint64_t secret;
 	struct udp_flow *newest, *oldest;
 	struct loop_source timer;
-	bool paused; /* some sockets are not read until the guest has buffers */
+	bool paused; /* some flows are */
 };
 
 /* ---- The table ---- */
@@ -313,8 +314,8 @@ static void socket_ready(void *context, uint32_t events)
 	for (unsigned i = 0; i < TURN_DATAGRAMS && !n->rx_starved && from_server(f); i++)
 		;
 	if (n->rx_starved) {
-		loop_change(n->loop, &f->source, 0);
-		n->udp->paused = true;
+		loop_remove(n->loop, &f->source); /* an error would be reported whatever is watched */
+		n->udp->paused = f->paused = true;
 	}
 	pthread_mutex_unlock(&n->device.lock);
 }
@@ -325,9 +326,13 @@ void udp_flush(struct net *n)
 	if (!n->udp || !n->udp->paused)
 		return;
 	n->udp->paused = false;
-	for (struct udp_flow *f = n->udp->newest; f; f = f->older)
-		if (f->source.fd >= 0)
-			loop_change(n->loop, &f->source, EPOLLIN);
+	for (struct udp_flow *f = n->udp->newest, *next; f; f = next) {
+		next = f->older;
+		if (f->paused && loop_add(n->loop, &f->source, EPOLLIN))
+			destroy(f, "out of descriptors");
+		else
+			f->paused = false;
+	}
 }
 
 /* ---- The gate, the policy ---- */
@@ -402,6 +407,7 @@ void udp_destroy(struct net *n)
 		return;
 	while (n->udp->oldest)
 		destroy(n->udp->oldest, "the sandbox ended");
+	loop_remove(n->loop, &n->udp->timer);
 	io_close(&n->udp->timer.fd);
 	free(n->udp);
 	n->udp = NULL;
