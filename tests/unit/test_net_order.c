@@ -34,7 +34,7 @@ static void end(void)
 
 static void change(enum policy_op op, const char *rule)
 {
-	struct net_order order = {.op = ORDER_POLICY, .change.op = (uint8_t)op};
+	struct net_order order = {.id = 1, .op = ORDER_POLICY, .change.op = (uint8_t)op};
 	strcpy(order.change.rule, rule);
 	peer_order(&peer, &order, -1);
 	peer_run(&peer);
