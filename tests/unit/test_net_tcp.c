@@ -510,6 +510,32 @@ Test(net_tcp, closed_window_is_probed_as_long_as_it_takes)
 	end();
 }
 
+/* A FIN that came while the guest had no window may have been dropped: it comes again at once when there is room. */
+Test(net_tcp, fin_comes_again_when_the_window_opens)
+{
+	struct tcp_seen s;
+	start(false);
+	guest_connect(&guest, 0);
+	guest.window_bytes = 4;
+	guest_send(&guest, ACK, NULL, 0);
+	server_write("full", 4);
+	guest_expect(&guest, &s, ACK);
+	guest.rcv_nxt += 4;
+	guest.window_bytes = 0;
+	guest_send(&guest, ACK, NULL, 0);
+	io_close(&guest.server);
+	peer_run(&peer);
+	guest_expect(&guest, &s, FIN | ACK);
+	guest.window_bytes = 1000;
+	guest_send(&guest, ACK, NULL, 0);
+	guest_expect(&guest, &s, FIN | ACK);
+	cr_assert_eq(s.seq, guest.rcv_nxt);
+	guest.rcv_nxt++;
+	guest_send(&guest, ACK, NULL, 0);
+	guest_expect_none(&guest);
+	end();
+}
+
 /* A guest that says nothing any more is given up on. */
 Test(net_tcp, silent_guest_is_given_up)
 {

@@ -160,6 +160,7 @@ void tcp_deadline_passed(struct flow *f);
 void tcp_open(struct net *n, const struct packet *p, const struct tcp_header *h);
 
 /* tcp_publish.c */
+bool tcp_call_elsewhere(struct flow *f);
 void tcp_called(struct flow *f, const struct packet *p, const struct tcp_header *h);
 
 /* tcp_socket.c */

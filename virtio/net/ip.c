@@ -133,7 +133,7 @@ void ip6_input(struct net *n, const struct frame *f)
 	};
 	memcpy(p.from.byte, h + 8, 16);
 	memcpy(p.to.byte, h + 24, 16);
-	if (p.bytes > f->bytes - ETH_HEAD_BYTES - IP6_BYTES) {
+	if (p.bytes > f->bytes - ETH_HEAD_BYTES - IP6_BYTES || addr_is_v4(&p.from) || addr_is_v4(&p.to)) { /* RFC 4291, 2.5.5.2 */
 		n->count.malformed++;
 		return;
 	}

@@ -25,8 +25,8 @@ static void unlink_entry(struct names *n, struct name_entry *e)
 	*at = e->next;
 }
 
-/* A free entry: a new one, or, where there are as many as may be, the oldest that no flow goes to. */
-static struct name_entry *take_entry(struct names *n)
+/* A free entry: a new one, or, where there are as many as may be, the oldest that nothing goes to any more. */
+static struct name_entry *take_entry(struct names *n, uint64_t now_ms)
 {
 	if (n->count < NAMES_MAX) {
 		struct name_entry *e = calloc(1, sizeof *e);
@@ -39,7 +39,7 @@ static struct name_entry *take_entry(struct names *n)
 	for (uint32_t tried = 0; tried < NAMES_MAX; tried++) {
 		struct name_entry *e = n->entry[n->oldest];
 		n->oldest = (n->oldest + 1) % NAMES_MAX;
-		if (e->flows == 0) {
+		if (e->flows == 0 && now_ms - e->told_ms >= NAMES_TTL_S * 1000u) {
 			unlink_entry(n, e);
 			return e;
 		}
@@ -47,8 +47,11 @@ static struct name_entry *take_entry(struct names *n)
 	return NULL;
 }
 
-/* The entry of a (canonical) name, which is made where there is none yet. NULL: no memory, or all are in use. */
-struct name_entry *names_add(struct names *n, const char *name)
+/*
+ * The entry of a (canonical) name, whose address the guest is told now; it is made where there is none yet. NULL: no memory,
+ * or all are in use.
+ */
+struct name_entry *names_add(struct names *n, const char *name, uint64_t now_ms)
 {
 	if (!n->bucket)
 		n->bucket = calloc(NAMES_MAX, sizeof(struct name_entry *));
@@ -58,12 +61,15 @@ struct name_entry *names_add(struct names *n, const char *name)
 		return NULL;
 	struct name_entry **at = &n->bucket[hash(name)];
 	for (struct name_entry *e = *at; e; e = e->next)
-		if (strcmp(e->name, name) == 0)
+		if (strcmp(e->name, name) == 0) {
+			e->told_ms = now_ms;
 			return e;
-	struct name_entry *e = take_entry(n);
+		}
+	struct name_entry *e = take_entry(n, now_ms);
 	if (!e)
 		return NULL;
 	strcpy(e->name, name);
+	e->told_ms = now_ms;
 	at = &n->bucket[hash(name)];
 	e->next = *at;
 	*at = e;

@@ -167,6 +167,23 @@ int net_send_frame(struct net *n, const void *head, size_t head_bytes, const voi
 
 /* ---- From the guest ---- */
 
+/*
+ * Whether the vnet header agrees with its frame (5.1.6.2). There is no wire behind us, so that it says nothing that we need;
+ * but a driver that lies about this is not to be believed in anything else. Flags that are unknown are ignored, as they must
+ * be; hdr_len is a hint, which Linux makes as long as its linear buffer.
+ */
+static bool vnet_makes_sense(const struct frame *f)
+{
+	const struct virtio_net_hdr_v1 *v = &f->vnet;
+	unsigned type = v->gso_type & ~VIRTIO_NET_HDR_GSO_ECN;
+	if (v->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM && (size_t)v->csum_start + v->csum_offset + sizeof(uint16_t) > f->bytes)
+		return false;
+	if (type == VIRTIO_NET_HDR_GSO_NONE)
+		return true;
+	return (type == VIRTIO_NET_HDR_GSO_TCPV4 || type == VIRTIO_NET_HDR_GSO_TCPV6) && v->gso_size && v->gso_size <= f->bytes &&
+	       v->hdr_len <= f->bytes;
+}
+
 static void frame_arrived(struct net *n)
 {
 	struct frame f = {.chain = &n->tx};
@@ -178,6 +195,10 @@ static void frame_arrived(struct net *n)
 	}
 	vq_copy_out(&n->tx, 0, &f.vnet, VNET_BYTES);
 	f.bytes = n->tx.out_bytes - VNET_BYTES;
+	if (!vnet_makes_sense(&f)) {
+		n->count.malformed++;
+		return;
+	}
 	f.head_bytes = vq_copy_out(&n->tx, VNET_BYTES, f.head, sizeof f.head);
 	n->count.frames_in++;
 	eth_input(n, &f);

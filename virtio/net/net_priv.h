@@ -105,12 +105,14 @@ void icmp_port_unreachable(struct net *n, const struct ip_addr *guest, uint16_t 
 void udp_input(struct net *n, const struct packet *p);
 int udp_reply(struct net *n, const struct ip_addr *from, uint16_t from_port, const struct ip_addr *to, uint16_t to_port,
 	      const void *data, size_t data_bytes);
+
+/* resolver.c */
 size_t resolver_answer(struct net *n, const uint8_t *query, size_t query_bytes, uint8_t out[DNS_ANSWER_MAX_BYTES]);
 
 /* dhcp.c */
 void dhcp_input(struct net *n, const struct packet *p);
 
-/* flow.c, tcp.c, tcp_out.c, tcp_socket.c */
+/* flow.c, tcp.c, tcp_out.c */
 int tcp_create(struct net *n);
 void tcp_destroy(struct net *n);
 void tcp_input(struct net *n, const struct packet *p);

@@ -2,9 +2,7 @@
 #include <string.h>
 
 #include "virtio/net/dns.h"
-#include "virtio/net/net_priv.h"
-
-enum { TTL_S = 30 };
+#include "virtio/net/flow.h"
 
 /* The name that a reverse question is about, where we gave its address to one. */
 static const char *reverse(struct net *n, const char *name)
@@ -33,7 +31,7 @@ static void answer_name(struct net *n, const struct dns_query *q, struct dns_ans
 		}
 		return;
 	}
-	const struct name_entry *e = names_add(&n->names, q->name);
+	const struct name_entry *e = names_add(&n->names, q->name, flow_now_ms());
 	if (!e) {
 		a->rcode = DNS_SERVFAIL;
 		return;
@@ -42,7 +40,7 @@ static void answer_name(struct net *n, const struct dns_query *q, struct dns_ans
 	*v6 = names_v6(e);
 	a->v4 = q->type == DNS_TYPE_A || q->type == DNS_TYPE_ANY ? v4 : NULL;
 	a->v6 = q->type == DNS_TYPE_AAAA || q->type == DNS_TYPE_ANY ? v6 : NULL;
-	a->ttl_s = TTL_S;
+	a->ttl_s = NAMES_TTL_S;
 	record_dns(n, q->name, true);
 }
 
@@ -54,7 +52,7 @@ static void answer_name(struct net *n, const struct dns_query *q, struct dns_ans
 size_t resolver_answer(struct net *n, const uint8_t *query, size_t query_bytes, uint8_t out[DNS_ANSWER_MAX_BYTES])
 {
 	struct dns_query q;
-	struct dns_answer a = {.ttl_s = TTL_S};
+	struct dns_answer a = {.ttl_s = NAMES_TTL_S};
 	struct ip_addr v4, v6;
 	int rc = dns_parse(query, query_bytes, &q);
 	if (rc == -DNS_FORMERR || rc == -DNS_NOTIMP)

@@ -5,7 +5,8 @@
  * -------------------
  * States of a flow:
  *
- *      DIALING       the guest's SYN is here, the gate is asked for a socket; nothing was answered yet
+ *      DIALING       the guest's SYN is here, the user or the gate is asked; nothing was answered yet
+ *      CALLING       the host wants to reach a port of the guest's, our SYN is on its way
  *      SYN_RECEIVED  the socket is connected, our SYN-ACK is on its way
  *      OPEN          until both sides have sent FIN and have it acknowledged; each side may close first
  *      TIME_WAIT     we closed first, and both are done: only to answer a FIN that comes again
@@ -26,8 +27,9 @@
  * Everything a flow owes the guest is state (owes_ack, fin...), never a queue of packets. Flows that may have something to
  * send are in a queue and take turns; when the guest has no buffer left, the queue waits for its next notification.
  *
- * Files: tcp.c takes the guest's segments apart; tcp_out.c sends; tcp_socket.c has the flow's socket and the gate's answers;
- * tcp_local.c what is answered here and what a flow says; flow.c the table of flows, their clocks and ends.
+ * Files: tcp.c takes the guest's segments apart; tcp_out.c sends; tcp_socket.c has the flow's socket; tcp_open.c how the
+ * guest's flows are opened, and by whose leave; tcp_publish.c those that the host opens; tcp_local.c what is answered here and
+ * what a flow says; flow.c the table of flows, their clocks and ends.
  *
  * Invariants: kept data and segments of one flow are bounded by KEPT_MAX_BYTES and SEND_MAX_BYTES, flows by FLOWS_MAX; the
  * guest's bytes reach the socket once and in order, or the flow ends by RST on both sides.
@@ -163,6 +165,7 @@ static bool take_ack(struct flow *f, const struct tcp_header *h, size_t data_byt
 	}
 	bool duplicate = h->ack == f->snd_una && f->snd_max != f->snd_una && data_bytes == 0 && window == f->snd_wnd &&
 			 !(h->flags & FIN);
+	bool opens = f->snd_wnd == 0 && window;
 	f->unanswered = 0;
 	if (!after(f->snd_wl1, h->seq)) { /* not one that was overtaken */
 		f->snd_wnd = window;
@@ -172,6 +175,8 @@ static bool take_ack(struct flow *f, const struct tcp_header *h, size_t data_byt
 		acknowledge(f, h->ack);
 	else if (duplicate && after(f->snd_una + 1, f->recover) && ++f->duplicate_acks == DUPLICATE_ACKS)
 		tcp_go_back(f);
+	if (opens && f->fin_sent && !f->fin_acked)
+		tcp_go_back(f); /* a FIN may be dropped where there is no window */
 	return true;
 }
 

@@ -309,6 +309,8 @@ void tcp_deadline_passed(struct flow *f)
 		return;
 	}
 	f->retries++;
+	if (f->state == CALLING && tcp_call_elsewhere(f))
+		return;
 	if (++f->unanswered > UNANSWERED_MAX)
 		flow_owe_reset(f, "the guest does not answer");
 	else if (f->state == CALLING)

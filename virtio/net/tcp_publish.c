@@ -2,8 +2,9 @@
  * Flows that begin on the host: connections to published ports.
  *
  * The supervisor has accepted them; here the guest is called. It is tried at 127.0.0.1 first, which its init lets the link
- * lead to, so that servers are reached whether they listen there or everywhere; then at its addresses on the link. When all
- * refuse, the connection is reset. A flow that is CALLING has sent its SYN and waits for the guest's.
+ * lead to, so that servers are reached whether they listen there or everywhere; where it refuses, or leaves PLACE_TRIES calls
+ * unanswered, then at its addresses on the link. When all refuse, the connection is reset. A flow that is CALLING has sent its
+ * SYN and waits for the guest's.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,6 +17,9 @@
 enum {
 	PORT_FIRST = 32768, /* of ours */
 	PORT_COUNT = 28000,
+
+	PLACE_LAST = 2,
+	PLACE_TRIES = 4, /* after 3.75 s */
 };
 
 /* Where the guest's servers may listen, in the order of trial; and whence they are called. */
@@ -35,7 +39,7 @@ static struct flow *create(struct net *n, uint16_t guest_port, unsigned attempt)
 {
 	struct tcp *t = n->tcp;
 	struct packet p = place(attempt);
-	if (attempt > 2)
+	if (attempt > PLACE_LAST)
 		return NULL;
 	for (unsigned tried = 0; tried < PORT_COUNT; tried++) {
 		uint16_t port = (uint16_t)(PORT_FIRST + t->publish_port++ % PORT_COUNT);
@@ -45,6 +49,7 @@ static struct flow *create(struct net *n, uint16_t guest_port, unsigned attempt)
 	return NULL;
 }
 
+/* Calls the guest at the `attempt`th place. Returns 0, or -EAGAIN where it cannot be; the descriptor is the caller's then. */
 static int call(struct net *n, int fd, uint16_t guest_port, unsigned attempt)
 {
 	struct flow *f = create(n, guest_port, attempt);
@@ -66,31 +71,45 @@ static int call(struct net *n, int fd, uint16_t guest_port, unsigned attempt)
 	return 0;
 }
 
-/* Calls the guest's port for a connection of the host's, which is used up. With the device's lock held. */
-void tcp_publish(struct net *n, int fd, uint16_t guest_port)
+/* The same for a connection that is used up: where it cannot be, it is reset. */
+static void call_or_reset(struct net *n, int fd, uint16_t guest_port, unsigned attempt)
 {
 	static const struct linger at_once = {.l_onoff = 1};
-	if (fd >= 0 && call(n, fd, guest_port, 0)) {
+	if (fd >= 0 && call(n, fd, guest_port, attempt)) {
 		n->count.over_limit++;
 		setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
 		io_close(&fd);
 	}
 }
 
-/* The guest refuses: it is called at the next place, or the connection ends. The flow is gone afterwards. */
-static void refused(struct flow *f)
+/* Calls the guest's port for a connection of the host's, which is used up. With the device's lock held. */
+void tcp_publish(struct net *n, int fd, uint16_t guest_port)
+{
+	call_or_reset(n, fd, guest_port, 0);
+}
+
+/* Calls the guest at the next place for the same connection, which ends where there is none. The flow is gone afterwards. */
+static void call_next(struct flow *f, const char *reason)
 {
 	struct net *n = f->net;
 	uint16_t port = f->guest_port;
 	unsigned next = f->attempt + 1;
-	int fd = next <= 2 ? f->source.fd : -1;
+	int fd = next <= PLACE_LAST ? f->source.fd : -1;
 	if (fd >= 0) {
 		loop_remove(n->loop, &f->source);
 		f->source.fd = -1;
 	}
-	flow_destroy(f, "refused by the guest");
-	if (fd >= 0 && call(n, fd, port, next))
-		io_close(&fd);
+	flow_destroy(f, reason);
+	call_or_reset(n, fd, port, next);
+}
+
+/* The guest has not answered a call again. Returns whether it is called at the next place: then the flow is gone. */
+bool tcp_call_elsewhere(struct flow *f)
+{
+	if (f->retries < PLACE_TRIES || f->attempt == PLACE_LAST)
+		return false;
+	call_next(f, "the guest does not answer");
+	return true;
 }
 
 /* The guest answers our SYN (RFC 9293, 3.10.7.3). The flow may be gone afterwards. */
@@ -99,7 +118,7 @@ void tcp_called(struct flow *f, const struct packet *p, const struct tcp_header 
 	bool acks = h->flags & ACK && h->ack == f->snd_max;
 	if (h->flags & RST) {
 		if (acks)
-			refused(f);
+			call_next(f, "refused by the guest");
 		return;
 	}
 	if (!acks || !(h->flags & SYN))
