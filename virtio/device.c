@@ -44,6 +44,16 @@ void virtio_signal(struct virtio_device *d, unsigned queue)
 		raise_irq(d, VIRTIO_ISR_USED);
 }
 
+/* The same for all queues at once: they have one interrupt. With the lock held. */
+void virtio_signal_all(struct virtio_device *d)
+{
+	bool wanted = false;
+	for (unsigned i = 0; i < d->ops->queue_count; i++)
+		wanted |= vq_should_signal(&d->vq[i]);
+	if (wanted)
+		raise_irq(d, VIRTIO_ISR_USED);
+}
+
 /* Tells the driver that the configuration changed (section 2.5). With the lock held. */
 void virtio_config_changed(struct virtio_device *d)
 {

@@ -77,6 +77,7 @@ struct virtio_device {
 void virtio_init(struct virtio_device *d, const struct virtio_ops *ops, const struct mem *mem, uint64_t features);
 void virtio_notify(struct virtio_device *d, unsigned queue);
 void virtio_signal(struct virtio_device *d, unsigned queue);
+void virtio_signal_all(struct virtio_device *d);
 void virtio_config_changed(struct virtio_device *d);
 void virtio_needs_reset(struct virtio_device *d);
 

@@ -323,28 +323,34 @@ unsigned vq_slice(const struct iovec *from, unsigned count, uint64_t offset, uin
 	return n;
 }
 
+/* Copies between `data` and the bytes from `offset` on of iov[0 .. count). Returns how many there were. */
+static size_t copy(const struct iovec *iov, unsigned count, size_t offset, uint8_t *data, size_t len_bytes, bool to_iov)
+{
+	size_t done = 0;
+	for (unsigned i = 0; i < count && done < len_bytes; i++) {
+		if (offset >= iov[i].iov_len) {
+			offset -= iov[i].iov_len;
+			continue;
+		}
+		size_t part = iov[i].iov_len - offset;
+		if (part > len_bytes - done)
+			part = len_bytes - done;
+		uint8_t *at = (uint8_t *)iov[i].iov_base + offset;
+		memcpy(to_iov ? at : data + done, to_iov ? data + done : at, part);
+		done += part;
+		offset = 0;
+	}
+	return done;
+}
+
 /* Copies from the readable buffers, from their byte `offset` on. Returns how much there was to copy. */
 size_t vq_copy_out(const struct vq_chain *chain, size_t offset, void *to, size_t len_bytes)
 {
-	struct iovec part[VQ_IOV_MAX];
-	unsigned n = vq_slice(chain->iov, chain->out_count, offset, len_bytes, part);
-	size_t done = 0;
-	for (unsigned i = 0; i < n; i++) {
-		memcpy((uint8_t *)to + done, part[i].iov_base, part[i].iov_len);
-		done += part[i].iov_len;
-	}
-	return done;
+	return copy(chain->iov, chain->out_count, offset, to, len_bytes, false);
 }
 
 /* Copies to the writable buffers, from their byte `offset` on. Returns how much there was room for. */
 size_t vq_copy_in(const struct vq_chain *chain, size_t offset, const void *from, size_t len_bytes)
 {
-	struct iovec part[VQ_IOV_MAX];
-	unsigned n = vq_slice(chain->iov + chain->out_count, chain->in_count, offset, len_bytes, part);
-	size_t done = 0;
-	for (unsigned i = 0; i < n; i++) {
-		memcpy(part[i].iov_base, (const uint8_t *)from + done, part[i].iov_len);
-		done += part[i].iov_len;
-	}
-	return done;
+	return copy(chain->iov + chain->out_count, chain->in_count, offset, (uint8_t *)from, len_bytes, true);
 }

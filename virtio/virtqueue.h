@@ -13,6 +13,9 @@ enum {
 	VQ_IOV_MAX = VQ_SIZE_MAX, /* buffers of one chain, direct or indirect */
 };
 
+/* Of a large array that its function fills as far as it reads it: clearing it first would cost more than what is done. */
+#define VQ_UNINITIALIZED __attribute__((uninitialized))
+
 struct virtqueue {
 	const struct mem *mem;
 	/* Set by the driver through the transport while !ready, then fixed. */

@@ -276,7 +276,7 @@ static void timer_ready(void *context, uint32_t events)
 			tcp_deadline_passed(f);
 		}
 	}
-	tcp_flush(n);
+	net_flush(n);
 	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
 		const struct flow *f = t->slot[i];
 		if (f && f->deadline_ms && (next == 0 || f->deadline_ms < next))

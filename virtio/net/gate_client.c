@@ -52,7 +52,7 @@ static void ready(void *context, uint32_t events)
 		loop_change(n->loop, &n->gate, EPOLLIN);
 		tcp_ask_again(n);
 	}
-	tcp_flush(n);
+	net_flush(n);
 	pthread_mutex_unlock(&n->device.lock);
 }
 

@@ -34,6 +34,7 @@ enum {
 	QUEUE_TX = 1,
 	VNET_BYTES = sizeof(struct virtio_net_hdr_v1),
 	BUFFER_BYTES = 1514,
+	SIGNAL_BYTES = 64 << 10,
 	TURN_FRAMES = 256, /* before other sources of the loop have their turn */
 };
 
@@ -66,6 +67,30 @@ static void config_read(struct virtio_device *d, uint32_t offset, void *to, uint
 		size_t left = sizeof n->space - offset;
 		memcpy(to, (const uint8_t *)&n->space + offset, left < len_bytes ? left : len_bytes);
 	}
+}
+
+/* ---- Interrupts ---- */
+
+/* Interrupts the guest for what it has not heard of yet. */
+static void signal_guest(struct net *n)
+{
+	n->unsignalled_bytes = 0;
+	virtio_signal_all(&n->device);
+}
+
+/* Something was pushed. The guest hears of it when we have nothing more to do, or when that is much: it can begin then. */
+static void pushed(struct net *n, size_t bytes)
+{
+	n->unsignalled_bytes += bytes;
+	if (n->unsignalled_bytes >= SIGNAL_BYTES)
+		signal_guest(n);
+}
+
+/* Ends whatever was begun: flows send, and the guest hears of it. With the device's lock held. */
+void net_flush(struct net *n)
+{
+	tcp_flush(n);
+	signal_guest(n);
 }
 
 /* ---- To the guest ---- */
@@ -143,7 +168,9 @@ int net_send_frame(struct net *n, const void *head, size_t head_bytes, const voi
 		   const struct virtio_net_hdr_v1 *vnet)
 {
 	struct virtqueue *vq = &n->device.vq[QUEUE_RX];
-	struct rx_writer w = {.net = n};
+	struct rx_writer w VQ_UNINITIALIZED;
+	w.net = n;
+	w.chains = 0;
 	int rc = net_running(n) ? write_vnet(&w, vnet) : -EAGAIN;
 	rc = rc ? rc : write_rx(&w, head, head_bytes);
 	rc = rc ? rc : write_rx(&w, data, data_bytes);
@@ -161,7 +188,7 @@ int net_send_frame(struct net *n, const void *head, size_t head_bytes, const voi
 	for (uint16_t i = 0; i < w.chains; i++)
 		vq_push(vq, w.head[i], w.filled[i]);
 	n->count.frames_out++;
-	virtio_signal(&n->device, QUEUE_RX);
+	pushed(n, head_bytes + data_bytes);
 	return 0;
 }
 
@@ -214,7 +241,7 @@ static void from_guest(struct net *n)
 		while (frames < TURN_FRAMES && (rc = vq_pop(vq, &n->tx)) > 0) {
 			frame_arrived(n);
 			vq_push(vq, n->tx.head, 0);
-			virtio_signal(&n->device, QUEUE_TX);
+			pushed(n, n->tx.out_bytes);
 			frames++;
 		}
 	} while (frames < TURN_FRAMES && vq_want_notify(vq));
@@ -222,7 +249,7 @@ static void from_guest(struct net *n)
 		virtio_needs_reset(&n->device);
 	else if (frames == TURN_FRAMES)
 		(void)!write(n->wake.fd, &(uint64_t){1}, sizeof(uint64_t));
-	tcp_flush(n);
+	net_flush(n);
 }
 
 static void notify(struct virtio_device *d, unsigned queue)
@@ -234,7 +261,7 @@ static void notify(struct virtio_device *d, unsigned queue)
 		n->rx_starved = false;
 		vq_no_notify(&n->device.vq[QUEUE_RX]);
 		udp_flush(n);
-		tcp_flush(n);
+		net_flush(n);
 	}
 }
 

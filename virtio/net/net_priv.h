@@ -77,12 +77,14 @@ struct net {
 	struct vq_chain rx;
 	bool ended;      /* the sandbox is about to: nothing that the guest says counts any more */
 	bool rx_starved; /* something waits for the guest's buffers */
+	size_t unsignalled_bytes;
 };
 
 /* net.c */
 bool net_running(const struct net *n);
 int net_send_frame(struct net *n, const void *head, size_t head_bytes, const void *data, size_t data_bytes,
 		   const struct virtio_net_hdr_v1 *vnet);
+void net_flush(struct net *n);
 uint32_t net_frame_max_bytes(const struct net *n);
 bool net_offers(const struct net *n, unsigned feature);
 

@@ -51,12 +51,16 @@ void tcp_to_socket(struct flow *f)
 	flow_join_turn(f);
 }
 
-static int keep(struct flow *f, const struct iovec *iov, unsigned count)
+/* Keeps data but for its first `skip` bytes. Returns 0 or -ENOMEM with nothing kept. */
+static int keep(struct flow *f, const struct iovec *iov, unsigned count, size_t skip)
 {
 	size_t before = f->kept.len;
 	int rc = 0;
-	for (unsigned i = 0; i < count && rc == 0; i++)
-		rc = buf_add(&f->kept, iov[i].iov_base, iov[i].iov_len);
+	for (unsigned i = 0; i < count && rc == 0; i++) {
+		size_t from = skip < iov[i].iov_len ? skip : iov[i].iov_len;
+		rc = buf_add(&f->kept, (uint8_t *)iov[i].iov_base + from, iov[i].iov_len - from);
+		skip -= from;
+	}
 	if (rc)
 		f->kept.len = before;
 	f->net->tcp->kept_bytes += f->kept.len - before;
@@ -66,7 +70,7 @@ static int keep(struct flow *f, const struct iovec *iov, unsigned count)
 /* Takes `bytes` of data in order. Returns how much was taken: it is acknowledged, the rest comes again. */
 size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size_t bytes)
 {
-	struct iovec iov[VQ_IOV_MAX], rest[VQ_IOV_MAX];
+	struct iovec iov[VQ_IOV_MAX] VQ_UNINITIALIZED;
 	const struct vq_chain *c = p->frame->chain;
 	unsigned count = vq_slice(c->iov, c->out_count, sizeof p->frame->vnet + p->offset + offset, bytes, iov);
 	size_t done = 0;
@@ -87,8 +91,7 @@ size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size
 		return bytes;
 	if (f->kept.len + bytes - done > KEPT_MAX_BYTES || f->net->tcp->kept_bytes + bytes - done > BUDGET_BYTES)
 		return done;
-	count = vq_slice(iov, count, done, bytes - done, rest);
-	return keep(f, rest, count) ? done : bytes;
+	return keep(f, iov, count, done) ? done : bytes;
 }
 
 /* Something can be read from a flow's socket or written to it. */
@@ -105,6 +108,6 @@ void tcp_socket_ready(void *context, uint32_t events)
 		tcp_to_socket(f);
 	}
 	flow_join_turn(f);
-	tcp_flush(n);
+	net_flush(n);
 	pthread_mutex_unlock(&n->device.lock);
 }

@@ -277,7 +277,7 @@ void udp_flow_input(struct net *n, const struct packet *p, uint16_t guest_port, 
 		keep(f, p, offset, bytes);
 		return;
 	}
-	struct iovec iov[VQ_IOV_MAX];
+	struct iovec iov[VQ_IOV_MAX] VQ_UNINITIALIZED;
 	const struct vq_chain *c = p->frame->chain;
 	to_server(f, iov, vq_slice(c->iov, c->out_count, sizeof p->frame->vnet + p->offset + offset, bytes, iov));
 }
@@ -317,6 +317,7 @@ static void socket_ready(void *context, uint32_t events)
 		loop_remove(n->loop, &f->source); /* an error would be reported whatever is watched */
 		n->udp->paused = f->paused = true;
 	}
+	net_flush(n);
 	pthread_mutex_unlock(&n->device.lock);
 }
 
