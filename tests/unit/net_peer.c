@@ -178,11 +178,9 @@ bool peer_pass_time(struct peer *p)
 	struct tcp *t = p->net->tcp;
 	uint64_t now = flow_now_ms(), next = 0;
 	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
-		const struct flow *f = t->slot[i];
-		if (f && f->deadline_ms && (!next || f->deadline_ms < next))
-			next = f->deadline_ms;
-		if (f && f->expires_ms && (!next || f->expires_ms < next))
-			next = f->expires_ms;
+		uint64_t due = t->slot[i] ? flow_due_ms(t->slot[i]) : 0;
+		if (due && (!next || due < next))
+			next = due;
 	}
 	if (!next)
 		return false;
@@ -191,6 +189,7 @@ bool peer_pass_time(struct peer *p)
 		if (t->slot[i]) {
 			sooner(&t->slot[i]->deadline_ms, by_ms);
 			sooner(&t->slot[i]->expires_ms, by_ms);
+			sooner(&t->slot[i]->late_ack_ms, by_ms);
 		}
 	}
 	t->timer.ready(t->timer.context, EPOLLIN);

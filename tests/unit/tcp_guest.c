@@ -186,6 +186,29 @@ void guest_connect(struct tcp_guest *t, int buffer_bytes)
 	guest_send(t, ACK, NULL, 0);
 }
 
+/* The host connects to the guest's port t->from_port, which is published: t->server is the host's end. */
+void guest_serve(struct tcp_guest *t, int buffer_bytes)
+{
+	static struct peer_frame frame;
+	struct tcp_seen s;
+	int fd[2];
+	peer_tcp_pair(fd, buffer_bytes);
+	t->server = fd[0];
+	tcp_publish(t->peer->net, fd[1], t->from_port);
+	net_flush(t->peer->net);
+	cr_assert(peer_receive(t->peer, &frame) && guest_parse(&frame, &s), "the guest is not called");
+	cr_assert(s.flags == SYN && s.ack == 0 && s.to_port == t->from_port && s.mss && s.shift >= 0);
+	t->from = s.to;
+	t->to = s.from;
+	t->to_port = s.from_port;
+	t->rcv_nxt = s.seq + 1;
+	t->peer_shift = s.shift;
+	t->edge = t->nxt + 1 + s.window;
+	guest_send(t, SYN | ACK, NULL, 0);
+	guest_expect(t, &s, ACK);
+	cr_assert_eq(s.ack, t->nxt);
+}
+
 /* ---- A stream that every byte of can be told from its neighbours ---- */
 
 static uint8_t stream_at(uint64_t seed, uint64_t offset)

@@ -53,6 +53,7 @@ void guest_expect(struct tcp_guest *t, struct tcp_seen *s, uint8_t flags);
 void guest_expect_none(struct tcp_guest *t);
 void guest_dial(struct tcp_guest *t, int buffer_bytes);
 void guest_connect(struct tcp_guest *t, int buffer_bytes);
+void guest_serve(struct tcp_guest *t, int buffer_bytes);
 
 void stream_fill(uint64_t seed, uint64_t offset, uint8_t *to, size_t bytes);
 bool stream_is(uint64_t seed, uint64_t offset, const uint8_t *data, size_t bytes);

@@ -38,8 +38,13 @@ static ssize_t server_read(void *to, size_t bytes)
 static void expect_server(const char *text)
 {
 	char got[256] = "";
-	ssize_t n = server_read(got, sizeof got - 1);
-	cr_assert(n >= 0, "%s", strerror(errno));
+	size_t bytes = 0;
+	do {
+		ssize_t n = server_read(got + bytes, sizeof got - 1 - bytes);
+		cr_assert(n >= 0, "%s", strerror(errno));
+		cr_assert(n > 0 || bytes == strlen(text), "the end after \"%s\"", got);
+		bytes += (size_t)n;
+	} while (bytes < strlen(text));
 	cr_assert_str_eq(got, text);
 }
 
@@ -359,6 +364,7 @@ Test(net_tcp, lost_data_is_asked_for_again)
 	guest_segment(&guest, ACK, guest.nxt + 3, "def", 3);
 	guest_expect(&guest, &s, ACK);
 	cr_assert_eq(s.ack, guest.nxt);
+	cr_assert_eq(peer.net->count.reordered, 1);
 	guest_send(&guest, ACK, "abc", 3);
 	guest_expect(&guest, &s, ACK);
 	guest_segment(&guest, ACK, s.ack - 2, "bcdef", 5); /* overlaps */
@@ -592,6 +598,85 @@ Test(net_tcp, server_that_does_not_read_closes_the_window)
 	while (guest_next(&guest, &s))
 		opened = true;
 	cr_assert(opened && guest.edge - guest.nxt >= KEPT_MAX_BYTES / 2, "nobody said that there is room again");
+	end();
+}
+
+static void exchange(bool acknowledged_at_once)
+{
+	struct tcp_seen s;
+	guest_send(&guest, ACK | PSH, "ask", 3);
+	if (acknowledged_at_once) {
+		guest_expect(&guest, &s, ACK);
+		cr_assert(s.bytes == 0 && s.ack == guest.nxt);
+	}
+	guest_expect_none(&guest);
+	expect_server("ask");
+	server_write("answer", 6);
+	guest_expect(&guest, &s, ACK);
+	cr_assert(s.bytes == 6 && s.ack == guest.nxt);
+	guest.rcv_nxt += 6;
+}
+
+/* Where answers come at once, acknowledgments go with them; where not, they go alone. */
+Test(net_tcp, acknowledgments_go_with_prompt_answers)
+{
+	struct tcp_seen s;
+	start(false);
+	guest_connect(&guest, 0);
+	exchange(true);
+	exchange(true);
+	exchange(false);
+	exchange(false);
+	guest_send(&guest, ACK, "half", 4);
+	guest_expect_none(&guest);
+	guest_send(&guest, ACK, "half", 4); /* it may wait for our word */
+	guest_expect(&guest, &s, ACK);
+	cr_assert_eq(s.ack, guest.nxt);
+	expect_server("halfhalf");
+	server_write("answer", 6);
+	guest_expect(&guest, &s, ACK);
+	guest.rcv_nxt += 6;
+	exchange(true);
+	exchange(false);
+	guest_send(&guest, ACK, "slow", 4);
+	guest_expect_none(&guest);
+	cr_assert(peer_pass_time(&peer));
+	guest_expect(&guest, &s, ACK);
+	cr_assert_eq(s.ack, guest.nxt);
+	expect_server("slow");
+	server_write("answer", 6);
+	guest_expect(&guest, &s, ACK);
+	guest.rcv_nxt += 6;
+	exchange(true);
+	guest_send(&guest, ACK | FIN, NULL, 0); /* an end is acknowledged at once */
+	guest_expect(&guest, &s, ACK);
+	cr_assert_eq(s.ack, guest.nxt);
+	end();
+}
+
+/* Both rings have one interrupt: an exchange is one, and what the guest does not want to hear of is none. */
+Test(net_tcp, interrupts_are_one_for_both_rings)
+{
+	struct peer_config c = usual;
+	struct tcp_seen s;
+	c.features = PEER_OFFLOADS | 1ull << VIRTIO_RING_F_EVENT_IDX;
+	peer_create(&peer, &c);
+	guest_init(&guest, &peer, false, 40000, 5000);
+	guest_connect(&guest, 0);
+	driver_ask_irq(&peer.g, PEER_RX);
+	driver_ask_irq(&peer.g, PEER_TX);
+	while (driver_take_irq(&peer.g))
+		;
+	uint64_t before = peer.net->device.count.signals;
+	guest_send(&guest, ACK | PSH, "ask", 3);
+	cr_assert_eq(peer.net->device.count.signals - before, 1);
+	guest_send(&guest, ACK | PSH, "ask", 3); /* nobody asked for another */
+	cr_assert_eq(peer.net->device.count.signals - before, 1);
+	driver_ask_irq(&peer.g, PEER_RX);
+	server_write("answer", 6);
+	cr_assert_eq(peer.net->device.count.signals - before, 2);
+	while (guest_next(&guest, &s))
+		;
 	end();
 }
 

@@ -131,22 +131,40 @@ static void set_timer(struct tcp *t, uint64_t at_ms)
 	timerfd_settime(t->timer.fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
-/* Sets the flow's deadline; the timer only where that is earlier than what it is set to. */
-void flow_set_deadline(struct flow *f, unsigned after_ms)
+/* Sets one of a flow's clocks; the timer only where that is earlier than what it is set to. */
+static void set_clock(struct flow *f, uint64_t *clock_ms, unsigned after_ms)
 {
 	struct tcp *t = f->net->tcp;
-	f->deadline_ms = flow_now_ms() + after_ms;
-	if (t->timer_ms == 0 || f->deadline_ms < t->timer_ms)
-		set_timer(t, f->deadline_ms);
+	*clock_ms = flow_now_ms() + after_ms;
+	if (t->timer_ms == 0 || *clock_ms < t->timer_ms)
+		set_timer(t, *clock_ms);
+}
+
+/* What the guest owes is waited for so long. */
+void flow_set_deadline(struct flow *f, unsigned after_ms)
+{
+	set_clock(f, &f->deadline_ms, after_ms);
+}
+
+/* What the guest has sent is acknowledged then, if no data went there before. */
+void flow_ack_within(struct flow *f, unsigned after_ms)
+{
+	set_clock(f, &f->late_ack_ms, after_ms);
 }
 
 /* The flow ends then by RST, whatever happens. */
 void flow_expire_after(struct flow *f, unsigned after_ms)
 {
-	struct tcp *t = f->net->tcp;
-	f->expires_ms = flow_now_ms() + after_ms;
-	if (t->timer_ms == 0 || f->expires_ms < t->timer_ms)
-		set_timer(t, f->expires_ms);
+	set_clock(f, &f->expires_ms, after_ms);
+}
+
+/* The first of a flow's clocks; 0: none. One less than 0 is later than all. */
+uint64_t flow_due_ms(const struct flow *f)
+{
+	uint64_t due = f->deadline_ms - 1;
+	due = f->late_ack_ms - 1 < due ? f->late_ack_ms - 1 : due;
+	due = f->expires_ms - 1 < due ? f->expires_ms - 1 : due;
+	return due + 1;
 }
 
 /* ---- Ends ---- */
@@ -258,6 +276,19 @@ struct policy_request flow_request(const struct flow *f)
 
 /* ---- The engine ---- */
 
+static void clock_struck(struct flow *f, uint64_t now_ms)
+{
+	if (f->expires_ms && f->expires_ms <= now_ms) {
+		f->expires_ms = 0;
+		flow_owe_reset(f, "it took too long");
+		return;
+	}
+	if (f->late_ack_ms && f->late_ack_ms <= now_ms)
+		tcp_ack_is_late(f);
+	if (f->deadline_ms && f->deadline_ms <= now_ms)
+		tcp_deadline_passed(f);
+}
+
 static void timer_ready(void *context, uint32_t events)
 {
 	(void)events;
@@ -269,20 +300,14 @@ static void timer_ready(void *context, uint32_t events)
 	t->timer_ms = 0;
 	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
 		struct flow *f = t->slot[i];
-		if (f && f->expires_ms && f->expires_ms <= now) {
-			f->expires_ms = 0;
-			flow_owe_reset(f, "it took too long");
-		} else if (f && f->deadline_ms && f->deadline_ms <= now) {
-			tcp_deadline_passed(f);
-		}
+		if (f && flow_due_ms(f) && flow_due_ms(f) <= now)
+			clock_struck(f, now);
 	}
 	net_flush(n);
 	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
-		const struct flow *f = t->slot[i];
-		if (f && f->deadline_ms && (next == 0 || f->deadline_ms < next))
-			next = f->deadline_ms;
-		if (f && f->expires_ms && (next == 0 || f->expires_ms < next))
-			next = f->expires_ms;
+		uint64_t due = t->slot[i] ? flow_due_ms(t->slot[i]) : 0;
+		if (due && (next == 0 || due < next))
+			next = due;
 	}
 	if (next)
 		set_timer(t, next);

@@ -68,7 +68,7 @@ struct flow {
 	enum flow_service service;
 	uint64_t expires_ms; /* of a flow that is answered here; 0: it does not */
 	struct loop_source source; /* fd -1: none (yet) */
-	bool readable, writable;
+	bool readable, writable, hung_up; /* hung_up: the server has ended, or failed: it is read until that is seen */
 
 	/* To the guest. */
 	struct segment *first, **last, *cursor; /* cursor: has snd_nxt; NULL: all is sent */
@@ -81,7 +81,10 @@ struct flow {
 	unsigned duplicate_acks, retries, unanswered; /* unanswered: of the retries, since the guest last said something */
 	bool host_ended, fin_sent, fin_acked;
 	bool owes_syn, owes_syn_ack, owes_ack, owes_probe, owes_rst;
-	uint64_t deadline_ms; /* 0: none */
+	uint64_t deadline_ms;  /* until which an acknowledgment is waited for; 0: none */
+	uint64_t late_ack_ms;  /* until which ours may wait for data to go with it; 0: it does not */
+	bool asked_for_answer; /* the guest has sent data since we have */
+	uint8_t prompt_answers; /* of the server, in a row */
 
 	/* From the guest. */
 	uint32_t rcv_nxt, rcv_edge; /* edge: of the window that we told */
@@ -89,7 +92,7 @@ struct flow {
 	struct inspect inspect;
 	size_t passed; /* of what is kept: it may go to the socket, while the flow is looked at */
 	bool guest_ended, guest_ended_first, shut;
-	bool deaf; /* the socket takes no more; what it still has is read */
+	bool deaf;  /* the socket takes no more; what it still has is read */
 	bool asked; /* the gate */
 
 	uint64_t from_guest_bytes, to_guest_bytes, start_ms;
@@ -138,6 +141,8 @@ struct policy_request flow_request(const struct flow *f);
 void flow_join_turn(struct flow *f);
 void flow_leave_turn(struct flow *f);
 void flow_set_deadline(struct flow *f, unsigned after_ms);
+void flow_ack_within(struct flow *f, unsigned after_ms);
+uint64_t flow_due_ms(const struct flow *f);
 void flow_expire_after(struct flow *f, unsigned after_ms);
 void flow_drop_kept(struct flow *f);
 void flow_drop_first(struct flow *f);
@@ -154,6 +159,8 @@ void tcp_add_segment(struct flow *f, struct segment *s, size_t bytes);
 void tcp_refuse(struct flow *f);
 void tcp_go_back(struct flow *f);
 void tcp_await_ack(struct flow *f);
+void tcp_owe_ack(struct flow *f, size_t data_bytes);
+void tcp_ack_is_late(struct flow *f);
 void tcp_deadline_passed(struct flow *f);
 
 /* tcp_open.c */

@@ -91,7 +91,7 @@ static void ready(void *context, uint32_t events)
 			loop_remove(n->loop, &n->control);
 		break;
 	}
-	tcp_flush(n);
+	net_flush(n);
 	pthread_mutex_unlock(&n->device.lock);
 }
 

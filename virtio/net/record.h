@@ -36,6 +36,7 @@ struct net_counters {
 	uint64_t unsupported; /* other protocols, extension headers, addresses that are not the guest's */
 	uint64_t unsent;      /* replies for which the guest had no buffer, datagrams for which the server's socket had none */
 	uint64_t oversized;   /* datagrams for the guest, larger than its MTU */
+	uint64_t reordered;   /* segments of TCP that came too early, and will be sent again */
 	uint64_t flows, denied, over_limit;
 };
 

@@ -12,13 +12,16 @@
  *      TIME_WAIT     we closed first, and both are done: only to answer a FIN that comes again
  *
  * From the guest: data in order goes from the ring to the socket at once; what that does not take is kept, and the window
- * says how much may come. What is not in order is dropped and asked for again: the link loses nothing, so only a guest
- * that wants to be slow is. Data that is kept counts against one budget of all flows, beyond which it is dropped
- * unacknowledged.
+ * says how much may come. What is not in order is dropped, counted and asked for again: the link loses nothing, so only a
+ * guest that wants to be slow is. Data that is kept counts against one budget of all flows, beyond which it is dropped
+ * unacknowledged. An acknowledgment waits a little for data to go with it where the server answers at once (tcp_owe_ack()).
  *
  * To the guest: data is read from the socket only when all that was read before is sent, up to one large segment, and
- * kept until it is acknowledged, for a guest may drop what it was given. There is no congestion to control; a timer sends
- * again from the first unacknowledged byte.
+ * kept until it is acknowledged, for a guest may drop what it was given. There is no congestion to control; a timer, or the
+ * third acknowledgment of the same, sends again from the first unacknowledged byte. A window that is shut is asked for by
+ * probes, as long as the guest answers. Kept data of all flows has a budget: beyond it flows get a packet at a time.
+ *
+ * A server that takes no more (deaf) may have said something before: that still goes to the guest, and then RST.
  *
  * What a flow says is looked at where the policy allowed it for TLS and HTTP only (inspect.c): data is then kept until it
  * may pass. A flow without a socket is answered here: DNS over TCP, and requests that get a page that says why they are
@@ -190,7 +193,10 @@ static void take_payload(struct flow *f, const struct packet *p, const struct tc
 			f->owes_ack = true;
 		return;
 	}
-	f->owes_ack = true;
+	if (seq != f->rcv_nxt || fin || f->guest_ended || f->late_ack_ms)
+		f->owes_ack = true;
+	if (after(seq, f->rcv_nxt))
+		f->net->count.reordered++;
 	if (after(seq, f->rcv_nxt) || f->guest_ended)
 		return;
 	if (after(f->rcv_nxt, seq))
@@ -206,6 +212,8 @@ static void take_payload(struct flow *f, const struct packet *p, const struct tc
 	size_t taken = bytes ? tcp_take_data(f, p, h->head_bytes + skip, bytes) : 0;
 	f->rcv_nxt += (uint32_t)taken;
 	f->from_guest_bytes += taken;
+	if (taken < data_bytes - skip)
+		f->owes_ack = true;
 	if (fin && taken == bytes) {
 		f->rcv_nxt++;
 		f->guest_ended = true;
@@ -213,6 +221,7 @@ static void take_payload(struct flow *f, const struct packet *p, const struct tc
 	}
 	local_look(f);
 	tcp_to_socket(f);
+	tcp_owe_ack(f, data_bytes);
 }
 
 /* A segment for a flow that exists. */

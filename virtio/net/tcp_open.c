@@ -148,7 +148,7 @@ void tcp_opened(struct net *n, const struct gate_reply *reply, int fd)
 	}
 	struct policy_request r = flow_request(f);
 	f->source = (struct loop_source){.fd = fd, .ready = tcp_socket_ready, .context = f};
-	if (loop_add(n->loop, &f->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
+	if (loop_add(n->loop, &f->source, EPOLLIN | EPOLLRDHUP | EPOLLET)) {
 		io_close(&f->source.fd);
 		fail(f, VERDICT_FAILED, "out of descriptors");
 		return;

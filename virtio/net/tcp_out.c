@@ -15,6 +15,8 @@ enum {
 	RTO_MAX_MS = 10000,
 	UNANSWERED_MAX = 12,
 	TIME_WAIT_MS = 1000,
+	PROMPT_ANSWERS = 2, /* that make it likely that the next comes at once, too */
+	LATE_ACK_MS = 5,
 };
 
 static unsigned rto_ms(const struct flow *f)
@@ -28,6 +30,31 @@ void tcp_await_ack(struct flow *f)
 {
 	if (!f->deadline_ms)
 		flow_set_deadline(f, rto_ms(f));
+}
+
+/*
+ * The guest has sent data. Where its server has been answering each little bit of it at once, the acknowledgment goes with
+ * the next answer: that is a frame and an interrupt less for every exchange. But a guest that sends more without an answer
+ * may be waiting for the acknowledgment.
+ */
+void tcp_owe_ack(struct flow *f, size_t data_bytes)
+{
+	if (f->asked_for_answer || data_bytes >= f->mss)
+		f->prompt_answers = 0;
+	f->asked_for_answer = true;
+	if (f->prompt_answers < PROMPT_ANSWERS || f->kept.len || f->host_ended)
+		f->owes_ack = true;
+	else if (!f->late_ack_ms)
+		flow_ack_within(f, LATE_ACK_MS);
+}
+
+/* The answer did not come in time. */
+void tcp_ack_is_late(struct flow *f)
+{
+	f->late_ack_ms = 0;
+	f->prompt_answers = 0;
+	f->owes_ack = true;
+	flow_join_turn(f);
 }
 
 static uint32_t window(const struct flow *f)
@@ -74,6 +101,7 @@ static int send_segment(struct flow *f, uint8_t flags, const void *data, size_t 
 	int rc = ip_send(f->net, &s);
 	if (rc == 0) {
 		f->owes_ack = false;
+		f->late_ack_ms = 0;
 		if (after(f->rcv_nxt + (told << shift), f->rcv_edge))
 			f->rcv_edge = f->rcv_nxt + (told << shift);
 	}
@@ -151,6 +179,7 @@ static bool read_segment(struct flow *f)
 			flow_owe_reset(f, "reset by the server");
 		return true;
 	}
+	f->readable = (uint32_t)n == max || f->hung_up; /* a new event says when there is more */
 	struct segment *smaller = (uint32_t)n < max ? realloc(s, sizeof *s + (size_t)n) : s;
 	tcp_add_segment(f, smaller ? smaller : s, (size_t)n);
 	if (f->inspect.kind != INSPECT_OFF) {
@@ -179,6 +208,9 @@ static int send_data(struct flow *f)
 	int rc = send_segment(f, PSH, s->data + offset, bytes);
 	if (rc)
 		return rc;
+	if (f->asked_for_answer && f->prompt_answers < PROMPT_ANSWERS)
+		f->prompt_answers++;
+	f->asked_for_answer = false;
 	f->snd_nxt += bytes;
 	if (offset + bytes == s->bytes)
 		f->cursor = s->next;

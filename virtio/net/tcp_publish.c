@@ -59,7 +59,7 @@ static int call(struct net *n, int fd, uint16_t guest_port, unsigned attempt)
 	f->attempt = attempt;
 	f->state = CALLING;
 	f->source = (struct loop_source){.fd = fd, .ready = tcp_socket_ready, .context = f};
-	if (loop_add(n->loop, &f->source, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) {
+	if (loop_add(n->loop, &f->source, EPOLLIN | EPOLLRDHUP | EPOLLET)) {
 		f->source.fd = -1;
 		flow_destroy(f, "out of descriptors");
 		return -EAGAIN;

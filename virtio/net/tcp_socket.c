@@ -5,6 +5,13 @@
 #include "virtio/net/flow.h"
 #include "vmm/util/io.h"
 
+/* The socket takes no more for now; an event says when it does. */
+static void wait_writable(struct flow *f)
+{
+	f->writable = false;
+	loop_change(f->net->loop, &f->source, f->source.events | EPOLLOUT);
+}
+
 /* The server takes no more. What it said before that is for the guest still, and then its RST. */
 static void stop_writing(struct flow *f)
 {
@@ -28,7 +35,7 @@ void tcp_to_socket(struct flow *f)
 		if (n >= 0) {
 			done += (size_t)n;
 		} else if (errno == EAGAIN) {
-			f->writable = false;
+			wait_writable(f);
 		} else if (errno != EINTR) {
 			stop_writing(f);
 			return;
@@ -85,7 +92,8 @@ size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size
 			return bytes;
 		}
 		done = n < 0 ? 0 : (size_t)n;
-		f->writable = done == bytes;
+		if (done < bytes)
+			wait_writable(f);
 	}
 	if (done == bytes)
 		return bytes;
@@ -101,6 +109,7 @@ void tcp_socket_ready(void *context, uint32_t events)
 	struct net *n = f->net;
 	pthread_mutex_lock(&n->device.lock);
 	f->readable |= (events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0;
+	f->hung_up |= (events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0;
 	if (events & EPOLLERR && f->host_ended)
 		flow_owe_reset(f, "reset by the server");
 	if (events & EPOLLOUT && f->state == OPEN) {

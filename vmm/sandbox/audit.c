@@ -45,10 +45,10 @@ static int put_totals(struct buf *out, const struct net_counters *c)
 {
 	return buf_addf(out,
 			",\"frames_in\":%" PRIu64 ",\"frames_out\":%" PRIu64 ",\"malformed\":%" PRIu64 ",\"fragments\":%" PRIu64
-			",\"unsupported\":%" PRIu64 ",\"unsent\":%" PRIu64 ",\"oversized\":%" PRIu64 ",\"flows\":%" PRIu64 ",\"denied\":%" PRIu64
-			",\"over_limit\":%" PRIu64,
-			c->frames_in, c->frames_out, c->malformed, c->fragments, c->unsupported, c->unsent, c->oversized, c->flows, c->denied,
-			c->over_limit);
+			",\"unsupported\":%" PRIu64 ",\"unsent\":%" PRIu64 ",\"oversized\":%" PRIu64 ",\"reordered\":%" PRIu64
+			",\"flows\":%" PRIu64 ",\"denied\":%" PRIu64 ",\"over_limit\":%" PRIu64,
+			c->frames_in, c->frames_out, c->malformed, c->fragments, c->unsupported, c->unsent, c->oversized, c->reordered,
+			c->flows, c->denied, c->over_limit);
 }
 
 /* Appends the line of a record, whose texts end with NUL. Returns 0 or -ENOMEM. */
