@@ -39,6 +39,7 @@ struct tcp_guest {
 	bool scales;
 	uint16_t mss;          /* that we tell; 0: none */
 	uint32_t window_bytes; /* that we tell */
+	bool has_others;       /* connections, whose segments are not for it */
 	int server;            /* the other end of the flow's socket; -1 */
 };
 

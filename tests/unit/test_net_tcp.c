@@ -680,6 +680,41 @@ Test(net_tcp, interrupts_are_one_for_both_rings)
 	end();
 }
 
+/* Servers that read nothing, as many as the budget is for: others go on. */
+Test(net_tcp, servers_that_do_not_read_starve_nobody)
+{
+	enum { STUCK = BUDGET_BYTES / KEPT_MAX_BYTES + 6 };
+	static uint8_t data[SEGMENT_DATA_MAX_BYTES];
+	static const uint8_t query[] = "\0\x18\0\1\1\0\0\1\0\0\0\0\0\0\1a\4test\0\0\1\0\1";
+	struct tcp_seen s;
+	int server[STUCK];
+	start(false);
+	for (unsigned i = 0; i < STUCK; i++) {
+		guest_init(&guest, &peer, false, (uint16_t)(1000 + i), 5000);
+		guest.scales = guest.has_others = true;
+		guest_connect(&guest, 4096);
+		server[i] = guest.server;
+		for (uint32_t bytes; (bytes = guest.edge - guest.nxt) > 0;) {
+			guest_send(&guest, ACK, data, bytes < sizeof data ? bytes : sizeof data);
+			while (guest_next(&guest, &s))
+				;
+		}
+	}
+	cr_assert(peer.net->tcp->kept_bytes >= BUDGET_BYTES - KEPT_MAX_BYTES, "%zu", peer.net->tcp->kept_bytes);
+	cr_assert(peer.net->tcp->kept_bytes <= BUDGET_BYTES + KEPT_MAX_BYTES + STUCK * KEPT_MIN_BYTES);
+	guest_init(&guest, &peer, false, 500, DNS_PORT);
+	guest.has_others = true;
+	guest_syn(&guest);
+	guest_expect(&guest, &s, SYN | ACK);
+	guest_send(&guest, ACK | PSH, query, sizeof query - 1);
+	guest_expect(&guest, &s, ACK);
+	cr_assert(s.bytes > 12 && s.ack == guest.nxt);
+	for (unsigned i = 0; i < STUCK; i++)
+		close(server[i]);
+	guest.server = -1;
+	end();
+}
+
 /* Three acknowledgments of the same bring what follows it at once, and only once. */
 Test(net_tcp, fast_retransmission)
 {

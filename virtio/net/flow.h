@@ -13,6 +13,7 @@ enum {
 
 	KEPT_MAX_BYTES = 1 << 20, /* from the guest, of one flow: the window */
 	BUDGET_BYTES = 64 << 20,  /* of all flows, each way */
+	KEPT_MIN_BYTES = 16 << 10, /* that each may have beyond it */
 	SEND_MAX_BYTES = 1 << 20, /* to the guest, of one flow: unacknowledged */
 	PORT_HTTP = 80,
 
@@ -173,6 +174,7 @@ void tcp_called(struct flow *f, const struct packet *p, const struct tcp_header 
 /* tcp_socket.c */
 void tcp_socket_ready(void *context, uint32_t events);
 void tcp_to_socket(struct flow *f);
+size_t tcp_kept_room(const struct flow *f);
 size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size_t bytes);
 
 /* tcp_local.c */

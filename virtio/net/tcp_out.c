@@ -59,8 +59,7 @@ void tcp_ack_is_late(struct flow *f)
 
 static uint32_t window(const struct flow *f)
 {
-	size_t room = f->net->tcp->kept_bytes < BUDGET_BYTES && f->kept.len < KEPT_MAX_BYTES ? KEPT_MAX_BYTES - f->kept.len : 0;
-	uint32_t edge = f->rcv_nxt + (uint32_t)room;
+	uint32_t edge = f->rcv_nxt + (uint32_t)tcp_kept_room(f);
 	return after(edge, f->rcv_edge) ? edge - f->rcv_nxt : f->rcv_edge - f->rcv_nxt; /* what was promised stays so */
 }
 

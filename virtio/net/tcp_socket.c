@@ -58,20 +58,27 @@ void tcp_to_socket(struct flow *f)
 	flow_join_turn(f);
 }
 
-/* Keeps data but for its first `skip` bytes. Returns 0 or -ENOMEM with nothing kept. */
-static int keep(struct flow *f, const struct iovec *iov, unsigned count, size_t skip)
+/* How much more of the guest's data may be kept for this flow. */
+size_t tcp_kept_room(const struct flow *f)
 {
-	size_t before = f->kept.len;
-	int rc = 0;
-	for (unsigned i = 0; i < count && rc == 0; i++) {
+	size_t max = f->net->tcp->kept_bytes < BUDGET_BYTES ? KEPT_MAX_BYTES : KEPT_MIN_BYTES;
+	return f->kept.len < max ? max - f->kept.len : 0;
+}
+
+/* Keeps data, but for its first `skip` bytes, as far as there is room. Returns how much that is. */
+static size_t keep(struct flow *f, const struct iovec *iov, unsigned count, size_t skip)
+{
+	size_t before = f->kept.len, room = tcp_kept_room(f);
+	for (unsigned i = 0; i < count && room; i++) {
 		size_t from = skip < iov[i].iov_len ? skip : iov[i].iov_len;
-		rc = buf_add(&f->kept, (uint8_t *)iov[i].iov_base + from, iov[i].iov_len - from);
+		size_t bytes = iov[i].iov_len - from < room ? iov[i].iov_len - from : room;
+		if (buf_add(&f->kept, (uint8_t *)iov[i].iov_base + from, bytes))
+			break;
 		skip -= from;
+		room -= bytes;
 	}
-	if (rc)
-		f->kept.len = before;
 	f->net->tcp->kept_bytes += f->kept.len - before;
-	return rc;
+	return f->kept.len - before;
 }
 
 /* Takes `bytes` of data in order. Returns how much was taken: it is acknowledged, the rest comes again. */
@@ -95,11 +102,7 @@ size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size
 		if (done < bytes)
 			wait_writable(f);
 	}
-	if (done == bytes)
-		return bytes;
-	if (f->kept.len + bytes - done > KEPT_MAX_BYTES || f->net->tcp->kept_bytes + bytes - done > BUDGET_BYTES)
-		return done;
-	return keep(f, iov, count, done) ? done : bytes;
+	return done == bytes ? bytes : done + keep(f, iov, count, done);
 }
 
 /* Something can be read from a flow's socket or written to it. */
