@@ -176,7 +176,7 @@ static void sooner(uint64_t *at_ms, uint64_t by_ms)
 bool peer_pass_time(struct peer *p)
 {
 	struct tcp *t = p->net->tcp;
-	uint64_t now = flow_now_ms(), next = 0;
+	uint64_t now = flow_now_ms(), next = t->signal_ms;
 	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
 		uint64_t due = t->slot[i] ? flow_due_ms(t->slot[i]) : 0;
 		if (due && (!next || due < next))
@@ -185,6 +185,7 @@ bool peer_pass_time(struct peer *p)
 	if (!next)
 		return false;
 	uint64_t by_ms = next > now ? next - now : 0;
+	sooner(&t->signal_ms, by_ms);
 	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
 		if (t->slot[i]) {
 			sooner(&t->slot[i]->deadline_ms, by_ms);

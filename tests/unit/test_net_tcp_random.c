@@ -296,7 +296,7 @@ static void time_passes(struct model *m)
 	while (m->held_count)
 		transmit(m, &m->held[--m->held_count]);
 	wait_for_sockets(m);
-	if (m->reset_seen || m->guest_has_reset || ++m->waits % 3 == 0) {
+	if (++m->waits % 3 == 0 || m->reset_seen || m->guest_has_reset) {
 		peer_pass_time(&m->peer);
 		return;
 	}

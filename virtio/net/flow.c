@@ -131,10 +131,9 @@ static void set_timer(struct tcp *t, uint64_t at_ms)
 	timerfd_settime(t->timer.fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
-/* Sets one of a flow's clocks; the timer only where that is earlier than what it is set to. */
-static void set_clock(struct flow *f, uint64_t *clock_ms, unsigned after_ms)
+/* Sets a clock; the timer only where that is earlier than what it is set to. */
+static void set_clock(struct tcp *t, uint64_t *clock_ms, unsigned after_ms)
 {
-	struct tcp *t = f->net->tcp;
 	*clock_ms = flow_now_ms() + after_ms;
 	if (t->timer_ms == 0 || *clock_ms < t->timer_ms)
 		set_timer(t, *clock_ms);
@@ -143,19 +142,32 @@ static void set_clock(struct flow *f, uint64_t *clock_ms, unsigned after_ms)
 /* What the guest owes is waited for so long. */
 void flow_set_deadline(struct flow *f, unsigned after_ms)
 {
-	set_clock(f, &f->deadline_ms, after_ms);
+	set_clock(f->net->tcp, &f->deadline_ms, after_ms);
 }
 
 /* What the guest has sent is acknowledged then, if no data went there before. */
 void flow_ack_within(struct flow *f, unsigned after_ms)
 {
-	set_clock(f, &f->late_ack_ms, after_ms);
+	set_clock(f->net->tcp, &f->late_ack_ms, after_ms);
 }
 
 /* The flow ends then by RST, whatever happens. */
 void flow_expire_after(struct flow *f, unsigned after_ms)
 {
-	set_clock(f, &f->expires_ms, after_ms);
+	set_clock(f->net->tcp, &f->expires_ms, after_ms);
+}
+
+/* The guest hears of what was pushed then, if nothing else is to be told before. */
+void tcp_signal_within(struct net *n, unsigned after_ms)
+{
+	if (!n->tcp->signal_ms)
+		set_clock(n->tcp, &n->tcp->signal_ms, after_ms);
+}
+
+/* The guest has heard of all that was pushed. */
+void tcp_signalled(struct net *n)
+{
+	n->tcp->signal_ms = 0;
 }
 
 /* The first of a flow's clocks; 0: none. One less than 0 is later than all. */

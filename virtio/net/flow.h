@@ -85,7 +85,7 @@ struct flow {
 	uint64_t deadline_ms;  /* until which an acknowledgment is waited for; 0: none */
 	uint64_t late_ack_ms;  /* until which ours may wait for data to go with it; 0: it does not */
 	bool asked_for_answer; /* the guest has sent data since we have */
-	uint8_t prompt_answers; /* of the server, in a row */
+	uint8_t slow_answers;  /* of the server: acknowledgments do not wait for them */
 
 	/* From the guest. */
 	uint32_t rcv_nxt, rcv_edge; /* edge: of the window that we told */
@@ -108,6 +108,7 @@ struct tcp {
 	struct flow *turn_first, **turn_last;
 	struct loop_source timer;
 	uint64_t timer_ms; /* when it is set to; 0: not */
+	uint64_t signal_ms; /* until when the guest is to hear of what was pushed; 0: it has */
 	size_t kept_bytes, unacked_bytes;
 	bool ask_again; /* flows wait for the gate to take their requests */
 	uint64_t secret;

@@ -11,6 +11,9 @@
  * goes from the ring to a socket unread, but for what inspect.c must see. What is wrong is dropped and counted. Nothing
  * is sent that the guest did not leave a buffer for.
  *
+ * Interrupts cost the guest much more than frames: the device has one for both rings, raised when there is nothing more to do
+ * or 64 KiB were pushed. That segments of TCP were taken is told with what answers them, within NET_PATIENCE_MS.
+ *
  * Threads: all of it runs on the machine's network loop with the device's lock held; vCPUs only come in through the
  * registers. A reset of the device forgets the rings and nothing else: as with a real card, connections outlive it.
  */
@@ -75,6 +78,8 @@ static void config_read(struct virtio_device *d, uint32_t offset, void *to, uint
 static void signal_guest(struct net *n)
 {
 	n->unsignalled_bytes = 0;
+	n->rx_pushed = false;
+	tcp_signalled(n);
 	virtio_signal_all(&n->device);
 }
 
@@ -188,6 +193,7 @@ int net_send_frame(struct net *n, const void *head, size_t head_bytes, const voi
 	for (uint16_t i = 0; i < w.chains; i++)
 		vq_push(vq, w.head[i], w.filled[i]);
 	n->count.frames_out++;
+	n->rx_pushed = true;
 	pushed(n, head_bytes + data_bytes);
 	return 0;
 }
@@ -236,10 +242,13 @@ static void from_guest(struct net *n)
 	struct virtqueue *vq = &n->device.vq[QUEUE_TX];
 	int rc;
 	unsigned frames = 0;
+	bool patient = true;
 	do {
 		vq_no_notify(vq);
 		while (frames < TURN_FRAMES && (rc = vq_pop(vq, &n->tx)) > 0) {
+			n->patient = false;
 			frame_arrived(n);
+			patient &= n->patient;
 			vq_push(vq, n->tx.head, 0);
 			pushed(n, n->tx.out_bytes);
 			frames++;
@@ -249,7 +258,11 @@ static void from_guest(struct net *n)
 		virtio_needs_reset(&n->device);
 	else if (frames == TURN_FRAMES)
 		(void)!write(n->wake.fd, &(uint64_t){1}, sizeof(uint64_t));
-	net_flush(n);
+	tcp_flush(n);
+	if (patient && frames && !n->rx_pushed)
+		tcp_signal_within(n, NET_PATIENCE_MS);
+	else
+		signal_guest(n);
 }
 
 static void notify(struct virtio_device *d, unsigned queue)

@@ -22,6 +22,8 @@ enum {
 	FRAME_HEAD_BYTES = 256, /* of a frame, copied: all headers, and all of a small packet */
 	GSO_MAX_BYTES = 65535,  /* of an IP packet */
 
+	NET_PATIENCE_MS = 5, /* that what nobody waits for may wait, so that it goes with something else */
+
 	IP_ICMP = 1,
 	IP_TCP = 6,
 	IP_UDP = 17,
@@ -78,6 +80,8 @@ struct net {
 	bool ended;      /* the sandbox is about to: nothing that the guest says counts any more */
 	bool rx_starved; /* something waits for the guest's buffers */
 	size_t unsignalled_bytes;
+	bool patient;    /* the guest does not wait to hear that the frame at hand was taken */
+	bool rx_pushed;  /* and not signalled yet */
 };
 
 /* net.c */
@@ -119,6 +123,8 @@ int tcp_create(struct net *n);
 void tcp_destroy(struct net *n);
 void tcp_input(struct net *n, const struct packet *p);
 void tcp_flush(struct net *n);
+void tcp_signal_within(struct net *n, unsigned after_ms);
+void tcp_signalled(struct net *n);
 
 /* tcp_open.c */
 struct gate_reply;

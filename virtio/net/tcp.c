@@ -193,7 +193,7 @@ static void take_payload(struct flow *f, const struct packet *p, const struct tc
 			f->owes_ack = true;
 		return;
 	}
-	if (seq != f->rcv_nxt || fin || f->guest_ended || f->late_ack_ms)
+	if (seq != f->rcv_nxt || f->guest_ended || (f->late_ack_ms && data_bytes))
 		f->owes_ack = true;
 	if (after(seq, f->rcv_nxt))
 		f->net->count.reordered++;
@@ -259,6 +259,7 @@ void tcp_input(struct net *n, const struct packet *p)
 	struct tcp_header h;
 	if (!parse(n, p, &h))
 		return;
+	n->patient = true; /* it waits for our answer, if for anything */
 	struct flow **at = flow_find(n->tcp, p, h.from_port, h.to_port);
 	bool opens = (h.flags & (SYN | ACK | RST)) == SYN;
 	if (*at && (*at)->state == TIME_WAIT && opens && after(h.seq, (*at)->rcv_nxt)) {

@@ -15,8 +15,7 @@ enum {
 	RTO_MAX_MS = 10000,
 	UNANSWERED_MAX = 12,
 	TIME_WAIT_MS = 1000,
-	PROMPT_ANSWERS = 2, /* that make it likely that the next comes at once, too */
-	LATE_ACK_MS = 5,
+	SLOW_ANSWERS = 2, /* so many prompt ones make it likely that the next comes at once, too */
 };
 
 static unsigned rto_ms(const struct flow *f)
@@ -33,26 +32,26 @@ void tcp_await_ack(struct flow *f)
 }
 
 /*
- * The guest has sent data. Where its server has been answering each little bit of it at once, the acknowledgment goes with
+ * The guest has sent data, or its end. While the server answers each little bit of it at once, the acknowledgment goes with
  * the next answer: that is a frame and an interrupt less for every exchange. But a guest that sends more without an answer
  * may be waiting for the acknowledgment.
  */
 void tcp_owe_ack(struct flow *f, size_t data_bytes)
 {
-	if (f->asked_for_answer || data_bytes >= f->mss)
-		f->prompt_answers = 0;
+	if (data_bytes && (f->asked_for_answer || data_bytes >= f->mss))
+		f->slow_answers = SLOW_ANSWERS;
 	f->asked_for_answer = true;
-	if (f->prompt_answers < PROMPT_ANSWERS || f->kept.len || f->host_ended)
+	if ((f->slow_answers && !f->guest_ended) || f->kept.len || f->host_ended)
 		f->owes_ack = true;
 	else if (!f->late_ack_ms)
-		flow_ack_within(f, LATE_ACK_MS);
+		flow_ack_within(f, NET_PATIENCE_MS);
 }
 
 /* The answer did not come in time. */
 void tcp_ack_is_late(struct flow *f)
 {
 	f->late_ack_ms = 0;
-	f->prompt_answers = 0;
+	f->slow_answers = SLOW_ANSWERS;
 	f->owes_ack = true;
 	flow_join_turn(f);
 }
@@ -207,8 +206,8 @@ static int send_data(struct flow *f)
 	int rc = send_segment(f, PSH, s->data + offset, bytes);
 	if (rc)
 		return rc;
-	if (f->asked_for_answer && f->prompt_answers < PROMPT_ANSWERS)
-		f->prompt_answers++;
+	if (f->asked_for_answer && f->slow_answers)
+		f->slow_answers--;
 	f->asked_for_answer = false;
 	f->snd_nxt += bytes;
 	if (offset + bytes == s->bytes)
