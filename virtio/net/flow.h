@@ -64,6 +64,7 @@ struct flow {
 	unsigned attempt;        /* of calling the guest */
 	struct ip_addr dialled;  /* once it is connected */
 	bool dialled_own;        /* and that is an address of this host */
+	char denial[RECORD_REASON_BYTES]; /* what a page says */
 	const char *end_reason;  /* static; NULL: see flow_destroy() */
 	bool recorded;           /* its end is */
 	enum flow_service service;
@@ -179,7 +180,7 @@ size_t tcp_kept_room(const struct flow *f);
 size_t tcp_take_data(struct flow *f, const struct packet *p, size_t offset, size_t bytes);
 
 /* tcp_local.c */
-void local_open(struct net *n, const struct packet *p, const struct tcp_header *h, const char *reason);
+void local_answer(struct flow *f, const char *reason);
 void local_answer_dns(struct flow *f);
 void local_look(struct flow *f);
 

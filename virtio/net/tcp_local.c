@@ -110,14 +110,19 @@ void local_look(struct flow *f)
 	flow_join_turn(f);
 }
 
-/* A flow that we answer ourselves: DNS wherever it is asked for, a page for HTTP that is denied. */
-void local_open(struct net *n, const struct packet *p, const struct tcp_header *h, const char *reason)
+/*
+ * Answers a flow here whose SYN was not answered yet: DNS wherever it is asked for, or a page for HTTP that is denied for
+ * `reason`, which is copied.
+ */
+void local_answer(struct flow *f, const char *reason)
 {
-	struct flow *f = tcp_accept(n, p, h);
-	if (!f)
-		return;
-	f->service = h->to_port == DNS_PORT ? SERVICE_DNS : SERVICE_PAGE;
-	f->inspect = (struct inspect){.kind = f->service == SERVICE_PAGE ? INSPECT_HTTP : INSPECT_OFF, .refuse = reason};
+	f->service = f->remote_port == DNS_PORT ? SERVICE_DNS : SERVICE_PAGE;
+	f->inspect = (struct inspect){.kind = INSPECT_OFF};
+	if (f->service == SERVICE_PAGE) {
+		snprintf(f->denial, sizeof f->denial, "%s", reason);
+		f->inspect = (struct inspect){.kind = INSPECT_HTTP, .refuse = f->denial};
+	}
+	f->verdict = POLICY_DENY;
 	f->state = SYN_RECEIVED;
 	f->owes_syn_ack = true;
 	flow_expire_after(f, LOCAL_MAX_MS);

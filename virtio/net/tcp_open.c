@@ -26,7 +26,10 @@ static void fail(struct flow *f, enum record_verdict verdict, const char *reason
 	struct policy_request r = flow_request(f);
 	record_flow(f->net, &r, verdict, NULL, reason);
 	f->recorded = true;
-	tcp_refuse(f);
+	if (verdict == VERDICT_DENY && f->remote_port == PORT_HTTP)
+		local_answer(f, reason);
+	else
+		tcp_refuse(f);
 }
 
 /* Asks the gate for the flow's socket: now, or when the gate has read what it was asked before. The flow may be gone then. */
@@ -86,8 +89,10 @@ static bool joins_others(struct net *n, const struct policy_request *r)
 /* The guest wants a flow. */
 void tcp_open(struct net *n, const struct packet *p, const struct tcp_header *h)
 {
+	struct flow *f;
 	if (h->to_port == DNS_PORT) {
-		local_open(n, p, h, NULL);
+		if ((f = tcp_accept(n, p, h)))
+			local_answer(f, NULL);
 		return;
 	}
 	const struct name_entry *name = names_find(&n->names, &p->to);
@@ -95,14 +100,14 @@ void tcp_open(struct net *n, const struct packet *p, const struct tcp_header *h)
 	struct policy_decision d = policy_decide(&n->config.policy, &r);
 	if (d.verdict == POLICY_DENY) {
 		record_flow(n, &r, VERDICT_DENY, NULL, d.reason);
-		if (h->to_port == PORT_HTTP)
-			local_open(n, p, h, d.reason);
-		else
+		if (h->to_port != PORT_HTTP)
 			tcp_send_reset(n, p, h, 0);
+		else if ((f = tcp_accept(n, p, h)))
+			local_answer(f, d.reason);
 		return;
 	}
 	bool joins = d.verdict == POLICY_ASK && joins_others(n, &r);
-	struct flow *f = tcp_accept(n, p, h);
+	f = tcp_accept(n, p, h);
 	if (f && joins)
 		f->waits = true;
 	else if (f)
