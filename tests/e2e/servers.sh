@@ -97,7 +97,58 @@ test_web_clients() {
 	[ "$(wc -l <access.log)" = 5 ] || fail "the server was asked for something else: $(cat access.log)"
 }
 
-# The same by IPv6, on both sides.
+# TLS of both versions passes unopened, if its server name is the one that was allowed.
+test_case_31_openssl() {
+	ports tls
+	openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -subj /CN=www.test -days 2 2>/dev/null
+	start "$tls" openssl s_server -accept "127.0.0.1:$tls" -cert /srv/cert.pem -key /srv/key.pem -www
+	with_clients --allow-host "www.test:$tls" --add-host www.test:127.0.0.1 -- sh -c '
+		for options in "-tls1_2" "-tls1_3" "-tls1_3 -curves P-384:X25519" "-noservername" "-servername other.test" "-servername www.test.other.test"; do
+			printf "GET / HTTP/1.0\r\n\r\n" | timeout 30 openssl s_client -quiet -connect www.test:'"$tls"' $options 2>/dev/null |
+				grep -o "HTTP/1.0 200 ok" || echo no
+		done'
+	expect 0 $'HTTP/1.0 200 ok\nHTTP/1.0 200 ok\nHTTP/1.0 200 ok\nno\nno\nno'
+}
+
+# Case 28: what is neither TCP nor DNS goes nowhere, whatever the rules for TCP, and harms nothing.
+test_case_28_other_protocols() {
+	web
+	cat >client.py <<-END
+		import http.client, socket, struct
+		def udp(host, port):
+		    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+		    s = socket.socket(family, socket.SOCK_DGRAM)
+		    s.settimeout(20)
+		    s.connect(address)
+		    try:
+		        s.send(b"\xc0" + bytes(1199))
+		        s.recv(1)
+		    except ConnectionRefusedError:
+		        print("refused", host, port)
+		def raw(family, proto, to, data):
+		    s = socket.socket(family, socket.SOCK_RAW, proto)
+		    s.sendto(data, (to, 0))
+		udp("www.test", $http)
+		udp("93.184.216.34", 443)
+		udp("2001:db8::1", 443)
+		address = socket.gethostbyname("www.test")
+		for proto in 132, 47, 41, 50, 253:
+		    for data in b"", bytes(8), bytes(1400):
+		        raw(socket.AF_INET, proto, address, data)
+		raw(socket.AF_INET, 17, "224.0.0.251", struct.pack(">HHHH", 5353, 5353, 8, 0))
+		raw(socket.AF_INET6, 58, "ff02::1", struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0))
+		for proto in 43, 44, 60, 132:
+		    raw(socket.AF_INET6, proto, "2001:db8::1", bytes(48))
+		c = http.client.HTTPConnection("www.test", $http, timeout=60)
+		c.request("GET", "/")
+		print(c.getresponse().read().decode(), end="")
+	END
+	with_clients --allow-host "www.test:$http,93.184.216.34" --add-host www.test:127.0.0.1 -- python3 -c "$(cat client.py)"
+	expect 0 "refused www.test $http"$'\nrefused 93.184.216.34 443\nrefused 2001:db8::1 443\nhello from nginx'
+	expect_in err "caplock: denied www.test:$http/udp: "
+}
+
+# HTTP by IPv6, on both sides.
 test_ipv6() {
 	web
 	with_clients --allow-host "www.test:$http" --add-host www.test:::1 -- sh -c "curl -sS -6 http://www.test:$http/
