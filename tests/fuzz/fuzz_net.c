@@ -224,6 +224,8 @@ static void pass_time(void)
 		struct flow *f = net->tcp->slot[i];
 		if (f && f->deadline_ms)
 			f->deadline_ms = 1;
+		if (f && f->late_ack_ms)
+			f->late_ack_ms = 1;
 		if (f && f->expires_ms)
 			f->expires_ms = 1;
 	}

@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <linux/if_ether.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -166,31 +167,41 @@ void peer_run(struct peer *p)
 		cr_assert(++steps < LOOP_STEPS_MAX, "the device does not come to rest");
 }
 
+/* The same where something has happened outside, of which the kernel may not have told yet. */
+void peer_run_soon(struct peer *p)
+{
+	struct pollfd f = {.fd = p->loop.epoll_fd, .events = POLLIN};
+	poll(&f, 1, 1000);
+	peer_run(p);
+}
+
 static void sooner(uint64_t *at_ms, uint64_t by_ms)
 {
 	if (*at_ms)
 		*at_ms = *at_ms > by_ms ? *at_ms - by_ms : 1;
 }
 
-/* Lets time pass until the device's next deadline. Returns false where it has none. */
+/* Lets time pass until the next deadline of a flow, or of the device. Returns false where there is none. */
 bool peer_pass_time(struct peer *p)
 {
 	struct tcp *t = p->net->tcp;
 	uint64_t now = flow_now_ms(), next = 0;
 	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
-		const struct flow *f = t->slot[i];
-		if (f && f->deadline_ms && (!next || f->deadline_ms < next))
-			next = f->deadline_ms;
-		if (f && f->expires_ms && (!next || f->expires_ms < next))
-			next = f->expires_ms;
+		uint64_t due = t->slot[i] ? flow_due_ms(t->slot[i]) : 0;
+		if (due && (!next || due < next))
+			next = due;
 	}
+	if (!next)
+		next = t->signal_ms;
 	if (!next)
 		return false;
 	uint64_t by_ms = next > now ? next - now : 0;
+	sooner(&t->signal_ms, by_ms);
 	for (uint32_t i = 0; i < FLOWS_MAX; i++) {
 		if (t->slot[i]) {
 			sooner(&t->slot[i]->deadline_ms, by_ms);
 			sooner(&t->slot[i]->expires_ms, by_ms);
+			sooner(&t->slot[i]->late_ack_ms, by_ms);
 		}
 	}
 	t->timer.ready(t->timer.context, EPOLLIN);

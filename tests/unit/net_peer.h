@@ -64,6 +64,7 @@ void peer_queue(struct peer *p, const struct virtio_net_hdr_v1 *vnet, const void
 void peer_send(struct peer *p, const struct virtio_net_hdr_v1 *vnet, const void *frame, size_t bytes);
 bool peer_receive(struct peer *p, struct peer_frame *f);
 void peer_run(struct peer *p);
+void peer_run_soon(struct peer *p);
 bool peer_pass_time(struct peer *p);
 
 bool peer_gate_take(struct peer *p, struct gate_request *r);

@@ -39,6 +39,7 @@ struct tcp_guest {
 	bool scales;
 	uint16_t mss;          /* that we tell; 0: none */
 	uint32_t window_bytes; /* that we tell */
+	bool has_others;       /* connections, whose segments are not for it */
 	int server;            /* the other end of the flow's socket; -1 */
 };
 
@@ -53,6 +54,7 @@ void guest_expect(struct tcp_guest *t, struct tcp_seen *s, uint8_t flags);
 void guest_expect_none(struct tcp_guest *t);
 void guest_dial(struct tcp_guest *t, int buffer_bytes);
 void guest_connect(struct tcp_guest *t, int buffer_bytes);
+void guest_serve(struct tcp_guest *t, int buffer_bytes);
 
 void stream_fill(uint64_t seed, uint64_t offset, uint8_t *to, size_t bytes);
 bool stream_is(uint64_t seed, uint64_t offset, const uint8_t *data, size_t bytes);

@@ -268,15 +268,17 @@ Test(dns, reverse)
 
 /* ---- names.c ---- */
 
+static uint64_t now = 1000000; /* ms */
+
 Test(names, each_name_has_an_address_of_each_family)
 {
 	struct names n = {0};
 	char text[ADDR_TEXT_BYTES];
-	struct name_entry *a = names_add(&n, "a.com"), *b = names_add(&n, "b.com");
+	struct name_entry *a = names_add(&n, "a.com", now), *b = names_add(&n, "b.com", now);
 	struct ip_addr v4 = names_v4(a), v6 = names_v6(b);
 	cr_expect_str_eq(addr_text(&v4, text), "198.18.1.0");
 	cr_expect_str_eq(addr_text(&v6, text), "fd0c:a910:c10c:1::101");
-	cr_expect_eq(names_add(&n, "a.com"), a);
+	cr_expect_eq(names_add(&n, "a.com", now), a);
 	cr_expect_eq(names_find(&n, &v4), a);
 	cr_expect_eq(names_find(&n, &v6), b);
 	names_free(&n);
@@ -288,7 +290,7 @@ Test(names, addresses_that_no_name_has)
 					   "fd0c:a910:c10c:1::", "fd0c:a910:c10c:1::101", "fd0c:a910:c10c:1:0:1:0:100", "fd0c:a910:c10c:1::1:100",
 					   "fd0c:a910:c10c::100", "::ffff:0:198.18.1.0"};
 	struct names n = {0};
-	names_add(&n, "a.com");
+	names_add(&n, "a.com", now);
 	for (size_t i = 0; i < sizeof none / sizeof none[0]; i++) {
 		struct ip_addr a;
 		cr_assert(addr_parse(none[i], &a));
@@ -299,27 +301,31 @@ Test(names, addresses_that_no_name_has)
 	cr_expect_null(names_find(&n, &a), "empty");
 }
 
-/* When there are as many as may be, one that has no flow gives its address away; one that has keeps it. */
+/* When there are as many as may be, one that has no flow gives its address away, but not while the guest may still use it. */
 Test(names, are_bounded)
 {
 	struct names n = {0};
 	char name[32];
-	struct name_entry *kept = names_add(&n, "kept.com"), *oldest = names_add(&n, "oldest.com");
+	struct name_entry *kept = names_add(&n, "kept.com", now), *oldest = names_add(&n, "oldest.com", now);
 	kept->flows = 1;
 	for (unsigned i = 2; i < NAMES_MAX; i++) {
 		snprintf(name, sizeof name, "h%u.com", i);
-		cr_assert_not_null(names_add(&n, name));
+		cr_assert_not_null(names_add(&n, name, now));
 	}
 	struct ip_addr of_kept = names_v4(kept), of_oldest = names_v4(oldest);
-	struct name_entry *more = names_add(&n, "more.com");
+	now += NAMES_TTL_S * 1000 - 1;
+	cr_expect_null(names_add(&n, "too.soon.com", now), "the guest may still use its address");
+	now++;
+	struct name_entry *more = names_add(&n, "more.com", now);
 	cr_expect_eq(names_find(&n, &of_kept), kept);
 	cr_expect_str_eq(kept->name, "kept.com");
 	cr_expect_eq(names_find(&n, &of_oldest), more);
 	cr_expect_str_eq(more->name, "more.com");
-	cr_expect_eq(names_add(&n, "more.com"), more);
+	cr_expect_eq(names_add(&n, "more.com", now), more);
+	now += NAMES_TTL_S * 1000;
 	for (unsigned i = 0; i < NAMES_MAX; i++)
 		n.entry[i]->flows = 1;
-	cr_expect_null(names_add(&n, "too.much.com"));
-	cr_expect_not_null(names_add(&n, "kept.com"));
+	cr_expect_null(names_add(&n, "too.much.com", now));
+	cr_expect_not_null(names_add(&n, "kept.com", now));
 	names_free(&n);
 }

@@ -319,22 +319,53 @@ Test(net_link, case_19_lying_lengths_are_dropped_and_counted)
 	end();
 }
 
-/* The vnet header only says how a wire would have got the frame. There is no wire: whatever it says, the frame counts. */
-Test(net_link, case_19_bad_vnet_headers_change_nothing)
+/* An IPv4 address is none of IPv6's, though we write it as one. */
+Test(net_link, v4_mapped_addresses_are_dropped_and_counted)
 {
-	static const struct virtio_net_hdr_v1 row[] = {
-		{.flags = 0xff, .gso_type = 0xff, .hdr_len = 0xffff, .gso_size = 0xffff, .csum_start = 0xffff, .csum_offset = 0xffff},
-		{.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 65535, .csum_offset = 65535},
-		{.gso_type = VIRTIO_NET_HDR_GSO_UDP, .gso_size = 1},
-		{.gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 0},
-		{.num_buffers = 0xffff},
+	static const uint8_t mapped[16] = {[10] = 0xff, 0xff, 192, 0, 2, 7};
+	start();
+	for (size_t at = 22; at <= 38; at += 16) {
+		size_t bytes = plain_syn(true);
+		struct counted before = counts();
+		memcpy(frame + at, mapped, sizeof mapped);
+		peer_send(&peer, NULL, frame, bytes);
+		expect_counted(&before, offsetof(struct counted, malformed), at == 22 ? "from one" : "to one");
+	}
+	end();
+}
+
+/* A vnet header that contradicts its frame (of 54 bytes here) drops it; one that only says more than it needs to does not. */
+Test(net_link, case_19_bad_vnet_headers_are_dropped_and_counted)
+{
+	enum { CSUM = VIRTIO_NET_HDR_F_NEEDS_CSUM, TCPV4 = VIRTIO_NET_HDR_GSO_TCPV4, TCPV6 = VIRTIO_NET_HDR_GSO_TCPV6 };
+	static const struct {
+		const char *what;
+		struct virtio_net_hdr_v1 vnet;
+		bool good;
+	} row[] = {
+		{"nonsense", {0xff, 0xff, 0xffff, 0xffff, {{0xffff, 0xffff}}, 0xffff}, false},
+		{"a checksum beyond the frame", {.flags = CSUM, .csum_start = 34, .csum_offset = 19}, false},
+		{"a checksum far beyond", {.flags = CSUM, .csum_start = 65535, .csum_offset = 65535}, false},
+		{"a kind of segments that was not offered", {.gso_type = VIRTIO_NET_HDR_GSO_UDP, .gso_size = 1}, false},
+		{"segments of no size", {.gso_type = TCPV4, .gso_size = 0}, false},
+		{"segments larger than the frame", {.gso_type = TCPV6, .gso_size = 55}, false},
+		{"headers larger than the frame", {.gso_type = TCPV4, .gso_size = 10, .hdr_len = 55}, false},
+		{"a checksum at the frame's end", {.flags = CSUM, .csum_start = 34, .csum_offset = 18}, true},
+		{"a checksum that nobody needs", {.csum_start = 65535, .csum_offset = 65535}, true},
+		{"sizes that nobody needs", {.gso_size = 65535, .hdr_len = 65535}, true},
+		{"segments with ECN", {.gso_type = TCPV4 | VIRTIO_NET_HDR_GSO_ECN, .gso_size = 10, .hdr_len = 54}, true},
+		{"flags of the future", {.flags = 0xfe}, true},
+		{"a number of buffers", {.num_buffers = 0xffff}, true},
 	};
 	start();
 	for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
 		size_t bytes = plain_syn(false);
-		peer_send(&peer, &row[i], frame, bytes);
-		cr_assert(peer_receive(&peer, &got), "row %zu", i);
-		cr_assert_eq(got.data[34 + 13], 0x14, "row %zu: not RST", i);
+		struct counted before = counts();
+		peer_send(&peer, &row[i].vnet, frame, bytes);
+		cr_assert_eq(peer.net->count.malformed - before.malformed, !row[i].good, "%s", row[i].what);
+		cr_assert_eq(peer_receive(&peer, &got), row[i].good, "%s", row[i].what);
+		if (row[i].good)
+			cr_assert_eq(got.data[34 + 13], 0x14, "%s: not RST", row[i].what);
 	}
 	end();
 }

@@ -275,3 +275,42 @@ Test(net_order, clock_that_strikes_at_the_end)
 	cr_assert_null(peer.net->udp);
 	end();
 }
+
+/* The device's call comes: from now on `guest` is whom it calls. */
+static void expect_call(const struct ip_addr *to)
+{
+	static struct peer_frame frame;
+	struct tcp_seen s;
+	cr_assert(peer_receive(&peer, &frame), "no call");
+	cr_assert(guest_parse(&frame, &s));
+	cr_assert_eq(s.flags, SYN);
+	cr_assert(addr_equal(&s.to, to) && s.to_port == 8080);
+	guest.from = s.to;
+	guest.to = s.from;
+	guest.from_port = s.to_port;
+	guest.to_port = s.from_port;
+	guest.rcv_nxt = s.seq + 1;
+}
+
+/* A published port is looked for at the guest's places: where it is refused, and where nobody answers. */
+Test(net_order, published_port_that_nobody_serves)
+{
+	static const struct ip_addr guest_v6 = {LINK_GUEST_V6};
+	const struct ip_addr loopback = addr_v4(INADDR_LOOPBACK), guest_v4 = addr_v4(LINK_GUEST_V4);
+	int fd[2];
+	start(&usual);
+	peer_tcp_pair(fd, 0);
+	guest.server = fd[0];
+	peer_order(&peer, &(struct net_order){.op = ORDER_PUBLISH, .target.port = 8080}, fd[1]);
+	peer_run(&peer);
+	for (unsigned calls = 0; calls < 4; calls++) {
+		expect_call(&loopback);
+		cr_assert(peer_pass_time(&peer));
+	}
+	expect_call(&guest_v4);
+	guest_segment(&guest, RST | ACK, 0, NULL, 0);
+	expect_call(&guest_v6);
+	guest_segment(&guest, RST | ACK, 0, NULL, 0);
+	expect_server_reset();
+	end();
+}

@@ -28,7 +28,7 @@ struct story {
 	unsigned loss, doubling, reordering; /* of 1000 segments, each way */
 	uint32_t window_bytes;               /* of the guest, at most */
 	bool shrinks;                        /* it takes back what it promised */
-	bool scales, v6;
+	bool scales, v6, published;
 	int socket_bytes;                    /* of the socket's buffers; 0: usual */
 	uint32_t guest_bytes, server_bytes;  /* that each sends, at most */
 	bool guest_resets, server_resets;    /* somewhere in the middle */
@@ -296,7 +296,7 @@ static void time_passes(struct model *m)
 	while (m->held_count)
 		transmit(m, &m->held[--m->held_count]);
 	wait_for_sockets(m);
-	if (m->reset_seen || m->guest_has_reset || ++m->waits % 3 == 0) {
+	if (++m->waits % 3 == 0 || m->reset_seen || m->guest_has_reset) {
 		peer_pass_time(&m->peer);
 		return;
 	}
@@ -321,7 +321,10 @@ static void connect_model(struct model *m)
 		m->t.una = m->t.nxt = 0u - below(m, 50000);
 	m->capacity = (1u << m->t.shift) + m->story->window_bytes / 20 + below(m, m->story->window_bytes);
 	tell_window(m);
-	guest_connect(&m->t, m->story->socket_bytes);
+	if (m->story->published)
+		guest_serve(&m->t, m->story->socket_bytes);
+	else
+		guest_connect(&m->t, m->story->socket_bytes);
 	m->start = m->sent_max = m->t.nxt;
 	m->server_start = m->t.rcv_nxt;
 	m->out_bytes = below(m, m->story->guest_bytes);
@@ -429,6 +432,12 @@ Test(net_tcp_random, little_data_and_every_order_of_closing)
 {
 	tell_many(&(struct story){.loss = 150, .doubling = 100, .reordering = 150, .window_bytes = 60000, .guest_bytes = 300,
 				  .server_bytes = 300}, 600, 400);
+}
+
+Test(net_tcp_random, a_connection_to_a_published_port)
+{
+	tell_many(&(struct story){.loss = 50, .doubling = 50, .reordering = 50, .window_bytes = 100000, .published = true, .scales = true,
+				  .guest_bytes = 100000, .server_bytes = 100000}, 6000, 30);
 }
 
 Test(net_tcp_random, the_guest_resets)

@@ -58,7 +58,7 @@ Test(audit, lines)
 	r = record(RECORD_TOTALS, "", NULL, 0);
 	r.count.malformed = 3;
 	expect_line(&r, "{\"time\":\"2017-07-14T02:40:00.123Z\",\"event\":\"totals\",\"frames_in\":0,\"frames_out\":0,\"malformed\":3,"
-			"\"fragments\":0,\"unsupported\":0,\"unsent\":0,\"oversized\":0,\"flows\":0,\"denied\":0,\"over_limit\":0}\n");
+			"\"fragments\":0,\"unsupported\":0,\"unsent\":0,\"oversized\":0,\"reordered\":0,\"flows\":0,\"denied\":0,\"over_limit\":0}\n");
 }
 
 /* The device may say anything: numbers that mean nothing are no reason to read beyond a table. */

@@ -253,6 +253,14 @@ bool driver_take_used(struct driver *g, unsigned queue, uint32_t *head, uint32_t
 	return true;
 }
 
+/* Asks for an interrupt at the next used chain (EVENT_IDX), as a driver does that goes to sleep. */
+void driver_ask_irq(struct driver *g, unsigned queue)
+{
+	const struct driver_queue *q = &g->q[queue];
+	uint16_t used = __atomic_load_n((uint16_t *)driver_at(g, q->used_gpa + 2, 2), __ATOMIC_ACQUIRE);
+	put16(g, q->avail_gpa + 4 + 2ull * q->size, used);
+}
+
 /* Whether there was an interrupt since this was last asked. */
 bool driver_take_irq(struct driver *g)
 {

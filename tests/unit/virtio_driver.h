@@ -74,6 +74,7 @@ void driver_set_avail(struct driver *g, unsigned queue, uint16_t index);
 uint16_t driver_add(struct driver *g, unsigned queue, const struct driver_buffer *buffers, unsigned count);
 void driver_kick(struct driver *g, unsigned queue);
 bool driver_take_used(struct driver *g, unsigned queue, uint32_t *head, uint32_t *len);
+void driver_ask_irq(struct driver *g, unsigned queue);
 bool driver_take_irq(struct driver *g);
 
 #endif
