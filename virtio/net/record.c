@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "virtio/net/flow.h"
+#include "virtio/net/gate/proto.h"
 
 static bool send_record(struct net *n, struct net_record *record)
 {
@@ -73,10 +74,12 @@ void record_close(struct net *n, const struct flow_summary *s, const char *reaso
 	send_record(n, &record);
 }
 
-/* What an errno of the gate's means to a user. */
-const char *record_error(int error)
+/* Why the gate has opened no flow, for a user. */
+const char *record_error(const struct gate_reply *reply)
 {
-	switch (error) {
+	if (reply->reason[0])
+		return reply->reason;
+	switch (reply->error) {
 	case ECONNREFUSED:
 		return "connection refused";
 	case ETIMEDOUT:
@@ -86,6 +89,8 @@ const char *record_error(int error)
 		return "unreachable";
 	case ENOENT:
 		return "the name does not resolve";
+	case EAGAIN:
+		return "too many connections are being opened";
 	case EMFILE:
 	case ENFILE:
 		return "out of descriptors";

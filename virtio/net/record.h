@@ -58,6 +58,8 @@ struct net_record {
 	struct net_counters count;                              /* the totals */
 };
 
+struct gate_reply;
+
 /* A flow that ends. */
 struct flow_summary {
 	struct policy_request request;
@@ -70,7 +72,7 @@ void record_dns(struct net *n, const char *name, bool allowed);
 void record_flow(struct net *n, const struct policy_request *r, enum record_verdict verdict, const struct ip_addr *addr,
 		 const char *reason);
 void record_close(struct net *n, const struct flow_summary *s, const char *reason);
-const char *record_error(int error);
+const char *record_error(const struct gate_reply *reply);
 void record_done(struct net *n, uint64_t id);
 bool record_ask(struct net *n, const struct policy_request *r);
 void record_totals(struct net *n);

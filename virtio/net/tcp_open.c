@@ -145,10 +145,7 @@ void tcp_opened(struct net *n, const struct gate_reply *reply, int fd)
 	}
 	if (reply->error || fd < 0) {
 		io_close(&fd);
-		if (reply->error == EPERM)
-			fail(f, VERDICT_DENY, reply->reason);
-		else
-			fail(f, VERDICT_FAILED, record_error(reply->error));
+		fail(f, reply->error == EPERM ? VERDICT_DENY : VERDICT_FAILED, record_error(reply));
 		return;
 	}
 	struct policy_request r = flow_request(f);

@@ -354,7 +354,7 @@ void udp_opened(struct net *n, const struct gate_reply *reply, int fd)
 	struct policy_request r = request_of(f);
 	if (reply->error || fd < 0 || loop_add(n->loop, &f->source, EPOLLIN)) {
 		bool denied = reply->error == EPERM;
-		record_flow(n, &r, denied ? VERDICT_DENY : VERDICT_FAILED, NULL, denied ? reply->reason : record_error(reply->error));
+		record_flow(n, &r, denied ? VERDICT_DENY : VERDICT_FAILED, NULL, record_error(reply));
 		unreachable(f);
 		io_close(&f->source.fd);
 		destroy(f, NULL);

@@ -13,6 +13,9 @@
  * Connecting: addresses in the resolver's order, the next one when the last has failed or HEAD_START_MS has passed (RFC
  * 8305). Nothing blocks; a request that cannot be started gets an error at once.
  *
+ * Limits: GATE_DIALS_MAX flows are being opened at once, and to one target no more than there are places left for others. A
+ * name has GATE_LIMIT_MS to resolve, and then its addresses have as long to answer.
+ *
  * Life: it ends with the vmm's end of the socket. When it dies first, the vmm denies every new flow.
  */
 #include "virtio/net/gate/gate.h"
@@ -33,12 +36,13 @@
 #include "vmm/util/loop.h"
 
 enum {
-	DIALS_MAX = 1024,
 	HEAD_START_MS = 250, /* of an address over the next */
-	DIAL_MS = 30000,
+	ATTEMPTS_MAX = 4,    /* of a dial at once: descriptors */
 	GRANTS_MAX = 16,
 	GRANT_FLOWS = 4, /* a client may try several addresses at once */
 };
+
+static const char NO_RESOLVER[] = "no resolver answers";
 
 struct gate;
 struct dial;
@@ -56,9 +60,10 @@ struct dial {
 	struct dial *next;
 	struct gate_request request;
 	struct policy_request wanted;
+	struct question *question; /* to the resolver; NULL: none, or it has answered */
 	struct attempt attempt[RESOLVE_MAX];
 	unsigned count, started;
-	uint64_t next_ms, end_ms; /* when to try the next address; to give up */
+	uint64_t next_ms, end_ms; /* when to try the next address; to give up on the name, or then on all addresses */
 	int error;                /* of the last attempt */
 	bool granted;             /* by the user: no rule need allow it */
 };
@@ -160,6 +165,7 @@ static void dial_destroy(struct dial *d)
 		at = &(*at)->next;
 	*at = d->next;
 	g->dial_count--;
+	resolver_forget(d->question);
 	for (unsigned i = 0; i < d->started; i++)
 		attempt_end(&d->attempt[i]);
 	free(d);
@@ -171,9 +177,34 @@ static void dial_fail(struct dial *d, int error, const char *reason)
 	dial_destroy(d);
 }
 
+static void set_limit(struct dial *d)
+{
+	unsigned limit_ms = d->gate->config->limit_ms;
+	d->end_ms = now_ms() + (limit_ms ? limit_ms : GATE_LIMIT_MS);
+}
+
+static void dial_time_out(struct dial *d)
+{
+	dial_fail(d, ETIMEDOUT, d->question ? NO_RESOLVER : NULL);
+}
+
 /* ---- Connecting ---- */
 
 static void start_next(struct dial *d);
+
+/* Ends the attempt that has waited longest where there are as many as may be. */
+static void make_room(struct dial *d)
+{
+	struct attempt *oldest = NULL;
+	unsigned under_way = 0;
+	for (unsigned i = d->started; i-- > 0;)
+		if (d->attempt[i].source.fd >= 0) {
+			oldest = &d->attempt[i];
+			under_way++;
+		}
+	if (under_way == ATTEMPTS_MAX)
+		attempt_end(oldest);
+}
 
 static void connected(struct dial *d, struct attempt *a)
 {
@@ -221,6 +252,7 @@ static int start(struct attempt *a)
 static void start_next(struct dial *d)
 {
 	while (d->started < d->count) {
+		make_room(d);
 		struct attempt *a = &d->attempt[d->started++];
 		int rc = start(a);
 		if (rc == 0) {
@@ -242,6 +274,8 @@ static void resolved(void *context, const struct ip_addr *addr, unsigned count, 
 {
 	struct dial *d = context;
 	struct policy_decision denied = {.verdict = POLICY_DENY};
+	d->question = NULL;
+	set_limit(d);
 	for (unsigned i = 0; i < count && d->count < RESOLVE_MAX; i++) {
 		bool own = is_own(&addr[i]);
 		struct policy_decision decision = policy_decide_address(&d->gate->config->policy, &d->wanted, &addr[i], own);
@@ -253,8 +287,10 @@ static void resolved(void *context, const struct ip_addr *addr, unsigned count, 
 	}
 	if (d->count)
 		start_next(d);
+	else if (count)
+		dial_fail(d, EPERM, denied.reason);
 	else
-		dial_fail(d, count ? EPERM : error, denied.reason);
+		dial_fail(d, error, error == ETIMEDOUT ? NO_RESOLVER : NULL);
 }
 
 /* Where a name is that no resolver is asked for. Returns how many addresses there are. */
@@ -288,7 +324,7 @@ static void start_dial(struct dial *d)
 	else if (rc)
 		dial_fail(d, -rc, NULL);
 	else
-		resolver_ask(g->resolver, d->wanted.name, resolved, d);
+		resolver_ask(g->resolver, d->wanted.name, resolved, d, &d->question);
 }
 
 /* ---- Requests ---- */
@@ -310,13 +346,25 @@ static bool take_grant(struct gate *g, const struct gate_request *r)
 	return false;
 }
 
+/*
+ * Whether one more flow may be opened: a target has at most as many under way as there are places left for others, so that
+ * one that does not answer does not keep the rest from being reached.
+ */
+static bool has_place(const struct gate *g, const struct gate_request *r)
+{
+	unsigned same = 0;
+	for (const struct dial *d = g->dials; d; d = d->next)
+		same += same_target(&d->request, r);
+	return same < GATE_DIALS_MAX - g->dial_count;
+}
+
 static void take_request(struct gate *g, struct gate_request *r)
 {
 	if (!gate_request_valid(r)) {
 		answer(g, r, -1, NULL, EINVAL, NULL);
 		return;
 	}
-	struct dial *d = g->dial_count < DIALS_MAX ? calloc(1, sizeof *d) : NULL;
+	struct dial *d = has_place(g, r) ? calloc(1, sizeof *d) : NULL;
 	if (!d) {
 		answer(g, r, -1, NULL, EAGAIN, NULL);
 		return;
@@ -328,7 +376,7 @@ static void take_request(struct gate *g, struct gate_request *r)
 	d->request = *r;
 	d->wanted = (struct policy_request){
 		.proto = r->proto, .name = r->name[0] ? d->request.name : NULL, .addr = r->addr, .port = r->port};
-	d->end_ms = now_ms() + DIAL_MS;
+	set_limit(d);
 	struct policy_decision decision = policy_decide(&g->config->policy, &d->wanted);
 	d->granted = decision.verdict == POLICY_DENY && take_grant(g, r);
 	if (decision.verdict == POLICY_DENY && !d->granted)
@@ -383,7 +431,7 @@ static int tick(struct gate *g)
 	for (struct dial *d = g->dials, *following; d; d = following) {
 		following = d->next;
 		if (d->end_ms <= now) {
-			dial_fail(d, ETIMEDOUT, NULL);
+			dial_time_out(d);
 			continue;
 		}
 		uint64_t due = d->next_ms && d->started < d->count && d->next_ms < d->end_ms ? d->next_ms : d->end_ms;

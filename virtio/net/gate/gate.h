@@ -4,9 +4,15 @@
 
 #include "virtio/net/policy.h"
 
+enum {
+	GATE_LIMIT_MS = 10000,
+	GATE_DIALS_MAX = 1024, /* flows that are being opened at once */
+};
+
 struct gate_config {
 	struct policy policy;           /* the gate's own copy */
-	const char *const *dns_servers; /* addresses, ends with NULL; NULL: the host's */
+	const char *const *dns_servers; /* ADDRESS[:PORT], ends with NULL; NULL: the host's */
+	unsigned limit_ms;              /* for a name's resolution, and again for a connection; 0: GATE_LIMIT_MS */
 	int vmm_fd;                     /* requests and replies (gate/proto.h); its end is the gate's */
 	int supervisor_fd;              /* struct gate_order, each answered by a byte */
 };

@@ -27,7 +27,7 @@ struct gate_reply {
 	int32_t error;       /* 0, or an errno */
 	uint8_t own;         /* the address is one of this host's */
 	struct ip_addr addr; /* that was dialled */
-	char reason[64];     /* of a denial: EPERM */
+	char reason[64];     /* where error alone does not say it, as of a denial: EPERM */
 };
 
 enum gate_order_op {

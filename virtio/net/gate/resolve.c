@@ -24,8 +24,9 @@ struct resolver {
 	} socket[SOCKETS_MAX];
 };
 
+/* It is freed when c-ares is done with it. */
 struct question {
-	resolve_fn done;
+	resolve_fn done; /* NULL: nobody wants the answer any more */
 	void *context;
 };
 
@@ -62,7 +63,7 @@ static void watch(void *context, ares_socket_t fd, int in, int out)
 	}
 }
 
-/* Makes a resolver that asks `servers` (NULL: the host's). Returns 0, -EINVAL where one is no address, or -errno. */
+/* Makes a resolver that asks `servers`, ADDRESS[:PORT] (NULL: the host's). Returns 0, -EINVAL where one is none, or -errno. */
 int resolver_create(struct loop *loop, const char *const *servers, struct resolver **out)
 {
 	struct resolver *r = calloc(1, sizeof *r);
@@ -81,7 +82,7 @@ int resolver_create(struct loop *loop, const char *const *servers, struct resolv
 	for (const char *const *s = servers; rc == 0 && s && *s; s++)
 		rc = buf_addf(&list, "%s%s", s == servers ? "" : ",", *s) ? ARES_ENOMEM : 0;
 	if (rc == 0 && list.len)
-		rc = ares_set_servers_csv(r->channel, (const char *)list.data);
+		rc = ares_set_servers_ports_csv(r->channel, (const char *)list.data);
 	buf_free(&list);
 	if (rc) {
 		free(r);
@@ -108,6 +109,20 @@ static unsigned collect(const struct ares_addrinfo *info, struct ip_addr *to)
 	return count;
 }
 
+static int error_of(int status)
+{
+	switch (status) {
+	case ARES_SUCCESS:
+	case ARES_ENOTFOUND:
+	case ARES_ENODATA:
+		return ENOENT;
+	case ARES_ENOMEM:
+		return ENOMEM;
+	default:
+		return ETIMEDOUT;
+	}
+}
+
 static void answered(void *context, int status, int timeouts, struct ares_addrinfo *info)
 {
 	(void)timeouts;
@@ -117,11 +132,15 @@ static void answered(void *context, int status, int timeouts, struct ares_addrin
 	unsigned count = status == ARES_SUCCESS && info ? collect(info, addr) : 0;
 	if (info)
 		ares_freeaddrinfo(info);
-	q.done(q.context, addr, count, status == ARES_ENOTFOUND || status == ARES_ENODATA ? EHOSTUNREACH : ETIMEDOUT);
+	if (q.done)
+		q.done(q.context, addr, count, error_of(status));
 }
 
-/* Asks for the addresses of a name; `done` gets the answer, perhaps before this returns. */
-void resolver_ask(struct resolver *r, const char *name, resolve_fn done, void *context)
+/*
+ * Asks for the addresses of a name; `done` gets the answer, perhaps before this returns. *asked is the question until then,
+ * for resolver_forget().
+ */
+void resolver_ask(struct resolver *r, const char *name, resolve_fn done, void *context, struct question **asked)
 {
 	static const struct ares_addrinfo_hints both = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
 	struct question *q = malloc(sizeof *q);
@@ -130,7 +149,15 @@ void resolver_ask(struct resolver *r, const char *name, resolve_fn done, void *c
 		return;
 	}
 	*q = (struct question){done, context};
+	*asked = q;
 	ares_getaddrinfo(r->channel, name, NULL, &both, answered, q);
+}
+
+/* Has an answer that is still to come thrown away: its `done` is not called. NULL is accepted. */
+void resolver_forget(struct question *q)
+{
+	if (q)
+		q->done = NULL;
 }
 
 /* How long until resolver_tick() is to be called; -1: nothing is asked. */
