@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -57,7 +58,7 @@ static void set_up(void)
 	uint16_t dns_port;
 	dns_fd = loopback_socket(SOCK_DGRAM, &dns_port);
 	server_fd = loopback_socket(SOCK_STREAM, &server_port);
-	cr_assert_eq(listen(server_fd, 16), 0);
+	cr_assert_eq(listen(server_fd, 1024), 0);
 	snprintf(dns_server, sizeof dns_server, "127.0.0.1:%u", dns_port);
 	servers[0] = dns_server;
 	config = (struct gate_config){.dns_servers = servers};
@@ -81,6 +82,7 @@ static void start(void)
 	if (gate == 0) {
 		io_close(&vmm_fd);
 		io_close(&supervisor_fd);
+		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 		gate_run(&config);
 		_exit(STATUS);
 	}
@@ -227,4 +229,69 @@ Test(gate, one_silent_target_leaves_places)
 	expect_reply(id, EAGAIN, "too many connections are being opened");
 	ask(++id, "here.test", server_port);
 	expect_connected(id);
+}
+
+/* ---- The supervisor ---- */
+
+static void order(const struct gate_order *o)
+{
+	char done;
+	cr_assert_eq(send(supervisor_fd, o, sizeof *o, MSG_NOSIGNAL), (ssize_t)sizeof *o);
+	expect_readable(supervisor_fd);
+	cr_assert_eq(recv(supervisor_fd, &done, 1, 0), 1, "the gate is gone");
+}
+
+static void grant(const char *name)
+{
+	order(&(struct gate_order){.op = GATE_GRANT, .grant = request(0, name, 443), .flows = 4});
+}
+
+Test(gate, rules_change)
+{
+	struct gate_order add = {.op = GATE_POLICY, .change = {POLICY_ADD_DENY, "here.test"}};
+	start();
+	order(&add);
+	ask(1, "here.test", server_port);
+	expect_reply(1, EPERM, "a rule denies this host");
+}
+
+/* The user's word about one flow is not for what a rule denies, nor for an address that is not public. */
+Test(gate, grants_do_not_outweigh_rules)
+{
+	rule(policy_add_deny, "denied.test");
+	rule(policy_add_pin, "inside.test:127.0.0.1");
+	start();
+	grant("denied.test");
+	ask(1, "denied.test", 443);
+	expect_reply(1, EPERM, "a rule denies this host");
+	grant("inside.test");
+	order(&(struct gate_order){.op = GATE_POLICY, .change = {POLICY_ADD_DENY, "127.0.0.0/8"}});
+	ask(2, "inside.test", 443);
+	expect_reply(2, EPERM, "a rule denies this address");
+	ask(3, "asked.test", 443);
+	expect_reply(3, EPERM, "no rule allows this host");
+	grant("asked.test");
+	ask(4, "asked.test", 443);
+	answer_name(DNS_NXDOMAIN);
+	expect_reply(4, ENOENT, "the name does not resolve");
+}
+
+/* The gate goes on for its supervisor while the vmm only asks; and then each request has its reply. */
+Test(gate, vmm_that_does_not_read)
+{
+	struct gate_request r = request(0, "b.test", 443);
+	start();
+	struct pollfd p = {.fd = vmm_fd, .events = POLLOUT};
+	while (poll(&p, 1, SHORT_MS) == 1 && r.id < 100000) {
+		if (r.id % 4 == 3)
+			strcpy(r.name, "here.test"); /* a descriptor to keep */
+		r.port = r.id % 4 == 3 ? server_port : 443;
+		cr_assert_eq(send(vmm_fd, &r, sizeof r, MSG_NOSIGNAL), (ssize_t)sizeof r);
+		strcpy(r.name, "b.test");
+		r.id++;
+	}
+	cr_assert_lt(r.id, 100000, "requests are read without end");
+	order(&(struct gate_order){.op = GATE_NOTHING});
+	for (uint64_t i = 0; i < r.id; i++)
+		reply();
 }

@@ -52,6 +52,7 @@ enum {
 	DENIED_MAX = 100,    /* hosts that are remembered for the user */
 	FINISH_MS = 2000,    /* for each of the last records */
 	AUDIT_MAX_BYTES = 64 << 10, /* that the audit file is behind */
+	GRANT_FLOWS = 4,     /* that one answer allows: a client may try several addresses at once */
 	WAITING_MAX = 8192,  /* changes of the rules that are not made yet */
 };
 
@@ -464,6 +465,7 @@ void network_answer(struct network *n, const struct net_target *target, enum ord
 {
 	struct net_order order = {.op = ORDER_ANSWER, .answer = (uint8_t)answer, .target = *target};
 	struct gate_order first = {.op = answer == ANSWER_ONCE ? GATE_GRANT : GATE_NOTHING,
+				   .flows = GRANT_FLOWS,
 				   .grant = {.addr = target->addr, .port = target->port, .proto = target->proto}};
 	struct err e;
 	strcpy(first.grant.name, target->name);

@@ -11,7 +11,10 @@
  * written them. The gate sees no frame and no byte of a plain flow.
  *
  * Connecting: addresses in the resolver's order, the next one when the last has failed or HEAD_START_MS has passed (RFC
- * 8305). Nothing blocks; a request that cannot be started gets an error at once.
+ * 8305). A request that cannot be started gets an error at once.
+ *
+ * Nothing blocks. While the vmm does not read its replies (answers.c), no request of its is read. Requests are read a few at
+ * a time, and after the supervisor's orders, so that a rule that is taken back is not overtaken.
  *
  * Limits: GATE_DIALS_MAX flows are being opened at once, and to one target no more than there are places left for others. A
  * name has GATE_LIMIT_MS to resolve, and then its addresses have as long to answer.
@@ -27,8 +30,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "virtio/net/gate/answers.h"
+#include "virtio/net/gate/grants.h"
 #include "virtio/net/gate/proto.h"
 #include "virtio/net/gate/resolve.h"
 #include "vmm/util/err.h"
@@ -38,8 +42,7 @@
 enum {
 	HEAD_START_MS = 250, /* of an address over the next */
 	ATTEMPTS_MAX = 4,    /* of a dial at once: descriptors */
-	GRANTS_MAX = 16,
-	GRANT_FLOWS = 4, /* a client may try several addresses at once */
+	REQUESTS_MAX = 32,   /* that are read before other things have their turn */
 };
 
 static const char NO_RESOLVER[] = "no resolver answers";
@@ -65,21 +68,16 @@ struct dial {
 	unsigned count, started;
 	uint64_t next_ms, end_ms; /* when to try the next address; to give up on the name, or then on all addresses */
 	int error;                /* of the last attempt */
-	bool granted;             /* by the user: no rule need allow it */
-};
-
-/* A target that the user has allowed once. */
-struct grant {
-	struct gate_request target;
-	unsigned flows; /* that may still be opened */
+	bool granted;             /* by the user: no rule need allow it (grants.c) */
 };
 
 struct gate {
 	struct gate_config *config;
 	struct loop loop;
 	struct loop_source vmm, supervisor;
-	struct grant grant[GRANTS_MAX];
-	unsigned next_grant;
+	unsigned unanswered; /* orders of the supervisor */
+	struct answers answers;
+	struct grants grants;
 	struct resolver *resolver;
 	struct dial *dials;
 	unsigned dial_count;
@@ -110,43 +108,21 @@ static bool is_own(const struct ip_addr *a)
 	return own;
 }
 
-/* What the user allows once is a public host: others need a rule. */
-static bool addr_may_be_granted(const struct ip_addr *a, bool own)
-{
-	const char *what;
-	return !own && !addr_special(a, &what);
-}
-
 /* ---- Answers ---- */
 
+/* Answers a request, with `fd` (-1: none), which is closed when it is sent. */
 static void answer(struct gate *g, const struct gate_request *request, int fd, const struct attempt *a, int error,
 		   const char *reason)
 {
 	struct gate_reply reply = {.id = request->id, .error = error};
-	union {
-		struct cmsghdr head;
-		char space[CMSG_SPACE(sizeof fd)];
-	} control = {0};
-	struct iovec iov = {&reply, sizeof reply};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
 	if (a) {
 		reply.addr = a->addr;
 		reply.own = a->own;
 	}
 	if (reason)
 		snprintf(reply.reason, sizeof reply.reason, "%s", reason);
-	if (fd >= 0) {
-		m.msg_control = &control;
-		m.msg_controllen = sizeof control;
-		struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-		*c = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
-		memcpy(CMSG_DATA(c), &fd, sizeof fd);
-	}
-	while (sendmsg(g->vmm.fd, &m, MSG_NOSIGNAL) < 0)
-		if (errno != EINTR && errno != ETOOMANYREFS) {
-			g->ended = true;
-			return;
-		}
+	g->ended |= answers_send(&g->answers, &reply, fd) < 0;
+	loop_change(&g->loop, &g->vmm, g->answers.first ? EPOLLOUT : EPOLLIN);
 }
 
 static void attempt_end(struct attempt *a)
@@ -211,7 +187,10 @@ static void connected(struct dial *d, struct attempt *a)
 	static const int on = 1;
 	if (d->wanted.proto == NET_TCP)
 		setsockopt(a->source.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* the guest has waited, if it wants that */
-	answer(d->gate, &d->request, a->source.fd, a, 0, NULL);
+	int fd = a->source.fd;
+	loop_remove(&d->gate->loop, &a->source);
+	a->source.fd = -1;
+	answer(d->gate, &d->request, fd, a, 0, NULL);
 	dial_destroy(d);
 }
 
@@ -279,7 +258,7 @@ static void resolved(void *context, const struct ip_addr *addr, unsigned count, 
 	for (unsigned i = 0; i < count && d->count < RESOLVE_MAX; i++) {
 		bool own = is_own(&addr[i]);
 		struct policy_decision decision = policy_decide_address(&d->gate->config->policy, &d->wanted, &addr[i], own);
-		if (decision.verdict == POLICY_DENY && !(d->granted && addr_may_be_granted(&addr[i], own))) {
+		if (decision.verdict == POLICY_DENY && !(d->granted && grants_reach(&decision, &addr[i], own))) {
 			denied = decision;
 			continue;
 		}
@@ -329,23 +308,6 @@ static void start_dial(struct dial *d)
 
 /* ---- Requests ---- */
 
-static bool same_target(const struct gate_request *a, const struct gate_request *b)
-{
-	return a->proto == b->proto && a->port == b->port && strcmp(a->name, b->name) == 0 &&
-	       (a->name[0] || addr_equal(&a->addr, &b->addr));
-}
-
-/* Whether the user has allowed this flow; it counts. */
-static bool take_grant(struct gate *g, const struct gate_request *r)
-{
-	for (unsigned i = 0; i < GRANTS_MAX; i++)
-		if (g->grant[i].flows && same_target(&g->grant[i].target, r)) {
-			g->grant[i].flows--;
-			return true;
-		}
-	return false;
-}
-
 /*
  * Whether one more flow may be opened: a target has at most as many under way as there are places left for others, so that
  * one that does not answer does not keep the rest from being reached.
@@ -354,7 +316,7 @@ static bool has_place(const struct gate *g, const struct gate_request *r)
 {
 	unsigned same = 0;
 	for (const struct dial *d = g->dials; d; d = d->next)
-		same += same_target(&d->request, r);
+		same += gate_same_target(&d->request, r);
 	return same < GATE_DIALS_MAX - g->dial_count;
 }
 
@@ -378,27 +340,21 @@ static void take_request(struct gate *g, struct gate_request *r)
 		.proto = r->proto, .name = r->name[0] ? d->request.name : NULL, .addr = r->addr, .port = r->port};
 	set_limit(d);
 	struct policy_decision decision = policy_decide(&g->config->policy, &d->wanted);
-	d->granted = decision.verdict == POLICY_DENY && take_grant(g, r);
+	d->granted = grants_take(&g->grants, r, &decision, now_ms());
 	if (decision.verdict == POLICY_DENY && !d->granted)
 		dial_fail(d, EPERM, decision.reason);
 	else
 		start_dial(d);
 }
 
-static void vmm_ready(void *context, uint32_t events)
+static void take_order(struct gate *g, const struct gate_order *order)
 {
-	(void)events;
-	struct gate *g = context;
-	struct gate_request r;
-	ssize_t n;
-	while (!g->ended && (n = recv(g->vmm.fd, &r, sizeof r, MSG_DONTWAIT)) != 0) {
-		if (n < 0 && (errno == EAGAIN || errno == EINTR))
-			return;
-		if (n != sizeof r)
-			break;
-		take_request(g, &r);
-	}
-	g->ended = true;
+	struct err e;
+	if (order->op == GATE_POLICY)
+		policy_apply(&g->config->policy, &order->change, &e); /* it was checked before it was sent */
+	else if (order->op == GATE_GRANT)
+		grants_add(&g->grants, &order->grant, order->flows, now_ms());
+	g->unanswered++;
 }
 
 /* The supervisor is trusted; its end is ours. */
@@ -407,18 +363,37 @@ static void supervisor_ready(void *context, uint32_t events)
 	(void)events;
 	struct gate *g = context;
 	struct gate_order order;
-	struct err e;
 	ssize_t n;
-	while ((n = recv(g->supervisor.fd, &order, sizeof order, MSG_DONTWAIT)) == sizeof order) {
-		if (order.op == GATE_POLICY) {
-			policy_apply(&g->config->policy, &order.change, &e); /* it was checked before it was sent */
-		} else if (order.op == GATE_GRANT) {
-			g->grant[g->next_grant] = (struct grant){order.grant, GRANT_FLOWS};
-			g->next_grant = (g->next_grant + 1) % GRANTS_MAX;
-		}
-		(void)!send(g->supervisor.fd, &(char){0}, 1, MSG_NOSIGNAL);
-	}
+	while ((n = recv(g->supervisor.fd, &order, sizeof order, MSG_DONTWAIT)) == sizeof order)
+		take_order(g, &order);
 	g->ended |= n >= 0 || (errno != EAGAIN && errno != EINTR);
+	while (g->unanswered && send(g->supervisor.fd, &(char){0}, 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1)
+		g->unanswered--;
+	loop_change(&g->loop, &g->supervisor, EPOLLIN | (g->unanswered ? EPOLLOUT : 0u));
+}
+
+static void take_requests(struct gate *g)
+{
+	struct gate_request r;
+	for (unsigned i = 0; i < REQUESTS_MAX && !g->answers.first && !g->ended; i++) {
+		ssize_t n = recv(g->vmm.fd, &r, sizeof r, MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return;
+		if (n == sizeof r)
+			take_request(g, &r);
+		else
+			g->ended = true;
+	}
+}
+
+static void vmm_ready(void *context, uint32_t events)
+{
+	(void)events;
+	struct gate *g = context;
+	supervisor_ready(g, 0);
+	g->ended |= answers_flush(&g->answers) < 0;
+	loop_change(&g->loop, &g->vmm, g->answers.first ? EPOLLOUT : EPOLLIN);
+	take_requests(g);
 }
 
 /* ---- Time ---- */
@@ -449,12 +424,12 @@ static int tick(struct gate *g)
 /* Runs the gate, in a process of its own, until the vmm is gone. */
 void gate_run(struct gate_config *c)
 {
-	struct gate g = {.config = c};
+	struct gate g = {.config = c, .answers.fd = c->vmm_fd};
 	g.vmm = (struct loop_source){.fd = c->vmm_fd, .ready = vmm_ready, .context = &g};
 	g.supervisor = (struct loop_source){.fd = c->supervisor_fd, .ready = supervisor_ready, .context = &g};
 	if (loop_create(&g.loop) || loop_add(&g.loop, &g.vmm, EPOLLIN) || loop_add(&g.loop, &g.supervisor, EPOLLIN))
 		return;
-	while (!g.ended)
-		if (loop_step(&g.loop, tick(&g)) < 0)
-			return;
+	while (!g.ended && loop_step(&g.loop, tick(&g)) >= 0)
+		;
+	answers_free(&g.answers);
 }

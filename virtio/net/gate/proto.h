@@ -33,7 +33,7 @@ struct gate_reply {
 enum gate_order_op {
 	GATE_POLICY, /* change the rules */
 	GATE_NOTHING, /* but answer: what was ordered before is done then */
-	GATE_GRANT,  /* flows to this target, which no rule allows: as many as one question of --ask may stand for */
+	GATE_GRANT,  /* flows to a target that no rule is about; they are begun soon, or not */
 };
 
 /* The supervisor's word. Each is answered, when it is carried out, by one byte. */
@@ -41,8 +41,10 @@ struct gate_order {
 	uint8_t op; /* enum gate_order_op */
 	struct policy_change change;
 	struct gate_request grant;
+	uint32_t flows; /* that are granted */
 };
 
+bool gate_same_target(const struct gate_request *a, const struct gate_request *b);
 bool gate_request_valid(const struct gate_request *r);
 
 #endif
