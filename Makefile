@@ -65,7 +65,8 @@ bench: deps
 
 kernel: $(BUILD)/vmlinux
 
-$(BUILD)/vmlinux: kernel-config/x86_64.config kernel-config/build.sh kernel-config/check.sh
+$(BUILD)/vmlinux: kernel-config/x86_64.config kernel-config/build.sh kernel-config/check.sh kernel-config/boot-order \
+		$(wildcard kernel-config/patches/*.patch)
 	@mkdir -p $(@D)
 	$(Q)path=$$(kernel-config/build.sh) && cp "$$path" $@.new && mv $@.new $@
 

@@ -12,6 +12,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES ARCH CROSS_COMPILE O
 export LC_ALL=C
 
 package=linux-source-6.12
+skipped=
 here=$(cd "$(dirname "$0")" && pwd)
 fragment=$here/x86_64.config
 cache=${CAPLOCK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/caplock}/kernel
@@ -36,29 +37,44 @@ find_source() {
 	fi
 }
 
-# The key: configuration (not its comments), recipe, source, compiler.
+# The key: configuration (not its comments), recipe, patches, source, compiler.
 cache_key() {
 	{
 		grep -E '^(# )?CONFIG_' "$fragment"
-		cat "$here/build.sh"
+		cat "$here/build.sh" "$here/boot-order" "$here"/patches/*.patch
 		echo "$source_id"
 		${CC:-gcc} --version
 		ld --version
 	} | sha256sum | cut -c 1-16
 }
 
-# Build in $work, which holds log, tree/ (when unpacked) and obj/; leave vmlinux and config in $work/out.
+# Fill $work/tree with the source, which is not changed itself, and patch it. A patch is worth boot time, not function: where
+# one does not fit another version, the kernel is built without it.
+unpack() {
+	mkdir "$work/tree"
+	if [ -f "$src" ]; then
+		tar -x -f "$src" -C "$work/tree" --strip-components=1 || return 1
+	else
+		tar -c -C "$src" --exclude=./.git . | tar -x -C "$work/tree" || return 1
+	fi
+	for patch in "$here"/patches/*.patch; do
+		if patch --dry-run -d "$work/tree" -p1 -N -f -i "$patch"; then
+			patch -d "$work/tree" -p1 -N -f -i "$patch" || return 1
+		else
+			skipped="$skipped ${patch##*/}"
+		fi
+	done
+	sed -e 's/..*/*(.text.&)/' -e 's/^$/. = ALIGN(4096);/' "$here/boot-order" >"$work/tree/arch/x86/kernel/boot_order.lds.h"
+}
+
+# Build in $work, which holds log, tree/ and obj/; leave vmlinux, System.map and config in $work/out.
 build() {
 	mkdir -p "$work/obj" "$work/out"
-	if [ -f "$src" ]; then
-		mkdir "$work/tree"
-		tar -x -f "$src" -C "$work/tree" --strip-components=1 || return 1
-		src=$work/tree
-	fi
+	unpack || return 1
 	# Everything in vmlinux that could differ between two builds of the same source.
 	export KBUILD_BUILD_TIMESTAMP='1970-01-01 00:00:00 UTC' KBUILD_BUILD_VERSION=1
 	export KBUILD_BUILD_USER=caplock KBUILD_BUILD_HOST=caplock
-	kmake() { make -C "$src" O="$work/obj" ARCH=x86 CC="${CC:-gcc}" "$@"; }
+	kmake() { make -C "$work/tree" O="$work/obj" ARCH=x86 CC="${CC:-gcc}" "$@"; }
 
 	# allnoconfig with a fragment is how tinyconfig itself is made: what the fragment does not name is off.
 	kmake KCONFIG_ALLCONFIG="$fragment" allnoconfig &&
@@ -66,6 +82,7 @@ build() {
 		kmake -j"$(nproc)" vmlinux &&
 		# Symbols go; allocated sections stay, and with them the PVH note and kallsyms.
 		strip --strip-all --remove-section=.comment -o "$work/out/vmlinux" "$work/obj/vmlinux" &&
+		cp "$work/obj/System.map" "$work/out" &&
 		cp "$work/obj/.config" "$work/out/config"
 }
 
@@ -89,6 +106,7 @@ if [ ! -f "$cache/$key/vmlinux" ]; then
 		tail -n 30 "$log" >&2
 		die "build failed; the whole log is $log"
 	fi
+	[ -z "$skipped" ] || say "built without patches that do not fit this source:$skipped"
 	mv "$work/out" "$cache/$key"
 	say "done, $(stat -c %s "$cache/$key/vmlinux") bytes"
 fi
