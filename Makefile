@@ -105,7 +105,21 @@ $(BUILD)/obj/vmm/assets.o: vmm/assets.S $(BUILD)/initramfs.cpio $(BUILD)/base.ex
 	@mkdir -p $(@D)
 	$(Q)$(CC) -DINITRAMFS='"$(BUILD)/initramfs.cpio"' -DBASE_IMAGE='"$(BUILD)/base.ext4"' -c -o $@ $<
 
-$(BUILD)/libcaplock.a: $(call OBJ,$(LIB_SRC)) $(BUILD)/obj/vmm/assets.o
+# Seccomp programs, made here because making them takes longer than starting a sandbox.
+$(BUILD)/mkfilters: vmm/jail/tools/mkfilters.c vmm/jail/jail.h Makefile
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -MMD -MP,$(ALL_CFLAGS)) -o $@ $< -lseccomp
+
+$(BUILD)/filters.c: $(BUILD)/mkfilters
+	$(Q)$< >$@
+
+FILTERS := $(BUILD)/obj/filters.o
+
+$(FILTERS): $(BUILD)/filters.c vmm/jail/jail.h
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -fPIE -c -o $@ $<
+
+$(BUILD)/libcaplock.a: $(call OBJ,$(LIB_SRC)) $(BUILD)/obj/vmm/assets.o $(FILTERS)
 	$(Q)rm -f $@
 	$(call say,AR)
 	$(Q)ar rcs $@ $^
@@ -115,7 +129,7 @@ $(BUILD)/caplock: $(call OBJ,$(CLI_SRC)) $(BUILD)/libcaplock.a
 	$(Q)$(CC) $(CFLAGS) -static-pie -Wl,-z,relro,-z,now -o $@ $^ $(LIBS)
 
 # The built-in base image, written by the same code as imported ones.
-$(BUILD)/mkbase: $(BUILD)/obj/vmm/image/tools/mkbase.o $(call OBJ,$(LIB_SRC))
+$(BUILD)/mkbase: $(BUILD)/obj/vmm/image/tools/mkbase.o $(call OBJ,$(LIB_SRC)) $(FILTERS)
 	$(Q)$(CC) $(CFLAGS) -o $@ $(filter-out %/sandbox.o %/lib.o %/base_image.o,$^) $(LIBS)
 
 $(BUILD)/base.ext4: $(BUILD)/mkbase
@@ -142,7 +156,7 @@ $(BUILD)/san/%.o: %.c Makefile
 	$(call say,CC)
 	$(Q)$(CC) $(ALL_CFLAGS) $(SAN) -c -o $@ $<
 
-$(BUILD)/unit-tests: $(call SAN_OBJ,$(TEST_SRC)) $(BUILD)/obj/vmm/assets.o
+$(BUILD)/unit-tests: $(call SAN_OBJ,$(TEST_SRC)) $(BUILD)/obj/vmm/assets.o $(FILTERS)
 	$(call say,LD)
 	$(Q)$(CC) $(SAN) -o $@ $^ -lcriterion $(LIBS)
 
@@ -156,6 +170,13 @@ $(BUILD)/guests/%.elf: tests/guests/%.c tests/guests/guest.h boot/layout.h
 	$(Q)$(CC) -std=gnu11 -I. $(WARN) -O1 -ffreestanding -fno-stack-protector -fno-pic -mno-red-zone -mgeneral-regs-only \
 		-mcmodel=large -nostdlib -static -no-pie -Wl,-Ttext-segment=0x200000,-estart,--build-id=none -o $@ $<
 
+# Executes system calls in a process that is not ours.
+guests: $(BUILD)/inject
+
+$(BUILD)/inject: tests/escape/inject.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE $(WARN) -O1 -static -o $@ $<
+
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SRC := $(filter-out vmm/lib.c vmm/sandbox/sandbox.c,$(LIB_SRC))
 FUZZ_OBJ = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(1))
@@ -167,7 +188,7 @@ $(BUILD)/fuzz/%.o: %.c Makefile
 	$(call say,CC)
 	$(Q)clang $(ALL_CFLAGS) -Wno-gnu-variable-sized-type-not-at-end -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -O1 -c -o $@ $<
 
-$(BUILD)/fuzz.a: $(call FUZZ_OBJ,$(FUZZ_SRC))
+$(BUILD)/fuzz.a: $(call FUZZ_OBJ,$(FUZZ_SRC)) $(FILTERS)
 	$(Q)rm -f $@
 	$(call say,AR)
 	$(Q)ar rcs $@ $^

@@ -13,6 +13,7 @@
 #include "vmm/caplock.h"
 #include "vmm/cli/cli.h"
 #include "vmm/image/image.h"
+#include "vmm/jail/jail.h"
 #include "vmm/machine/kvm.h"
 #include "vmm/machine/machine.h"
 #include "vmm/sandbox/kernel.h"
@@ -26,6 +27,7 @@ enum { SLOW_CREATE_MS = 20 };
 struct finding {
 	const char *name;
 	bool ok;
+	bool optional; /* without it, sandboxes run all the same */
 	struct err text;
 };
 
@@ -54,6 +56,7 @@ static void check_create_time(struct finding *f, int kvm_fd)
 	clock_gettime(CLOCK_MONOTONIC, &after);
 	double ms = (double)(after.tv_sec - before.tv_sec) * 1e3 + (double)(after.tv_nsec - before.tv_nsec) / 1e6;
 	f->name = "kvm-create";
+	f->optional = true;
 	f->ok = vm >= 0 && ms < SLOW_CREATE_MS;
 	if (vm < 0)
 		err_sys(&f->text, -errno, "KVM_CREATE_VM");
@@ -96,10 +99,43 @@ static void check_host(struct finding *f)
 		(unsigned long long)sysconf(_SC_PHYS_PAGES) * (unsigned long long)sysconf(_SC_PAGESIZE) >> 20);
 }
 
+/* The stages of the jail: what the host lacks is left out, what fails refuses the run. */
+static unsigned check_jail(struct finding *f)
+{
+	static const struct {
+		const char *name, *text;
+	} stages[JAIL_STAGES] = {
+		[JAIL_NAMESPACES] = {"jail-namespaces", "an empty network, IPC and host name for the vmm"},
+		[JAIL_ROOT] = {"jail-root", "an empty root directory for the vmm"},
+		[JAIL_LIMITS] = {"jail-limits", "descriptors, file size, no core dump"},
+		[JAIL_PRIVILEGES] = {"jail-privileges", "no capabilities, no new ones, a user of its own in place of root"},
+		[JAIL_LANDLOCK] = {"jail-landlock", "no files for the vmm, a few to read for the gate"},
+		[JAIL_SECCOMP] = {"jail-seccomp", "few system calls for each thread"},
+	};
+	int missing[JAIL_STAGES];
+	enum jail_stage failed;
+	int rc = jail_probe(missing, &failed);
+	if (rc) {
+		*f = (struct finding){.name = "jail"};
+		err_sys(&f->text, rc, "cannot try the jail");
+		return 1;
+	}
+	for (enum jail_stage s = 0; s < JAIL_STAGES; s++) {
+		f[s] = (struct finding){.name = stages[s].name, .ok = s < failed && !missing[s], .optional = s != failed};
+		if (s > failed)
+			err_set(&f[s].text, 0, "not tried");
+		else if (missing[s])
+			err_sys(&f[s].text, -missing[s], "%s: this host %s", stages[s].text, s == failed ? "fails" : "does not permit it");
+		else
+			err_set(&f[s].text, 0, "%s", stages[s].text);
+	}
+	return JAIL_STAGES;
+}
+
 static void print_text(const struct finding *f, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++)
-		printf("%-4s %-13s %s\n", f[i].ok ? "ok" : "FAIL", f[i].name, f[i].text.text);
+		printf("%-4s %-15s %s\n", f[i].ok ? "ok" : f[i].optional ? "lack" : "FAIL", f[i].name, f[i].text.text);
 }
 
 static int print_json(const struct finding *f, unsigned count, bool ok, enum kvm_kind kind)
@@ -122,7 +158,7 @@ static int run(int argc, char **argv)
 	bool json = argc == 2 && strcmp(argv[1], "--json") == 0;
 	if (argc > 1 && !json)
 		return cli_usage(&cmd_doctor, "no argument '%s'", argv[1]);
-	struct finding f[8];
+	struct finding f[6 + JAIL_STAGES] = {0};
 	unsigned count = 0;
 	int kvm_fd = -1;
 	check_host(&f[count++]);
@@ -131,10 +167,11 @@ static int run(int argc, char **argv)
 		check_create_time(&f[count++], kvm_fd);
 	check_guest_kernel(&f[count++]);
 	check_store(&f[count++]);
+	count += check_jail(&f[count]);
 	io_close(&kvm_fd);
 	bool ok = true;
 	for (unsigned i = 0; i < count; i++)
-		ok = ok && (f[i].ok || strcmp(f[i].name, "kvm-create") == 0); /* slow is not unusable */
+		ok = ok && (f[i].ok || f[i].optional);
 	if (json)
 		return print_json(f, count, ok, kind) || !ok ? EXIT_REFUSED : 0;
 	print_text(f, count);

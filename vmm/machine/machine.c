@@ -15,6 +15,9 @@
  * notifications reach the loops as eventfds without waking a vCPU thread; interrupts go back as eventfds that KVM takes
  * (irqfd). A device's lock is held while any of them is inside it.
  *
+ * Jail: the process has entered it before machine_run() (sandbox/process.c); each thread enters its seccomp filter before it
+ * serves the guest, the main loop's when all others exist.
+ *
  * End: the first machine_end() wins. The process then exits, which takes every thread, the guest and its memory with it.
  *
  * Order of set-up: memory before interrupt controller and eventfds, because registering memory waits for readers of
@@ -95,10 +98,8 @@ void machine_end(struct machine *m, enum machine_outcome outcome, const char *de
 void machine_stamp_run(struct machine *m)
 {
 	struct timespec own = {0}, parent = {0};
-	clockid_t parent_clock;
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &own);
-	if (clock_getcpuclockid(getppid(), &parent_clock) == 0)
-		clock_gettime(parent_clock, &parent);
+	clock_gettime(m->parent_clock, &parent);
 	atomic_store(&m->status->cpu_before_run_ns, (uint64_t)(own.tv_sec + parent.tv_sec) * 1000000000u +
 							    (uint64_t)own.tv_nsec + (uint64_t)parent.tv_nsec);
 	timeline_stamp(m->status, TIMELINE_RUN);
@@ -106,16 +107,12 @@ void machine_stamp_run(struct machine *m)
 
 static int create_vm(struct machine *m, struct err *e)
 {
-	enum kvm_kind kind;
-	int rc = kvm_open(&m->kvm_fd, &kind, e);
-	if (rc)
-		return rc;
 	do
 		m->vm_fd = ioctl(m->kvm_fd, KVM_CREATE_VM, 0);
 	while (m->vm_fd < 0 && errno == EINTR);
 	if (m->vm_fd < 0)
 		return err_sys(e, -errno, "KVM cannot create a machine");
-	rc = mem_create(&m->mem, m->config->memory_bytes, e);
+	int rc = mem_create(&m->mem, m->config->memory_bytes, e);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < m->mem.count; i++) {
@@ -296,6 +293,7 @@ static void *run_io(void *arg)
 {
 	struct io_thread *t = arg;
 	char what[64];
+	jail_thread(t->role);
 	if (loop_run(&t->loop)) {
 		snprintf(what, sizeof what, "the %s loop failed", t->name);
 		machine_end(t->machine, MACHINE_KVM_FAILED, what);
@@ -303,9 +301,10 @@ static void *run_io(void *arg)
 	return NULL;
 }
 
-static int start_io(struct io_thread *t, struct machine *m, const char *name, struct err *e)
+static int start_io(struct io_thread *t, struct machine *m, const char *name, enum jail_role role, struct err *e)
 {
 	t->machine = m;
+	t->role = role;
 	t->name = name;
 	int rc = pthread_create(&t->thread, NULL, run_io, t);
 	return rc ? err_sys(e, -rc, "cannot start the %s thread", name) : 0;
@@ -317,8 +316,8 @@ static int start(struct machine *m, struct err *e)
 	int rc = loop_add(&m->main_loop, &m->control, EPOLLIN);
 	if (rc)
 		return err_sys(e, rc, "cannot watch the supervisor");
-	rc = start_io(&m->disk, m, "disk", e);
-	rc = rc || !m->config->network ? rc : start_io(&m->net, m, "network", e);
+	rc = start_io(&m->disk, m, "disk", JAIL_DISK, e);
+	rc = rc || !m->config->network ? rc : start_io(&m->net, m, "network", JAIL_NETWORK, e);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < m->config->cpus; i++) {
@@ -337,7 +336,9 @@ void machine_run(const struct machine_config *c)
 {
 	static struct machine machine;
 	struct machine *m = &machine;
-	*m = (struct machine){.config = c, .status = c->status, .kvm_fd = -1, .vm_fd = -1};
+	*m = (struct machine){.config = c, .status = c->status, .kvm_fd = c->kvm_fd, .vm_fd = -1};
+	if (clock_getcpuclockid(getppid(), &m->parent_clock))
+		m->parent_clock = CLOCK_PROCESS_CPUTIME_ID;
 	pthread_mutex_init(&m->serial_lock, NULL);
 
 	struct err e;
@@ -354,6 +355,7 @@ void machine_run(const struct machine_config *c)
 		machine_end(m, MACHINE_NOT_STARTED, e.text);
 		return;
 	}
+	jail_thread(JAIL_MAIN);
 	rc = loop_run(&m->main_loop);
 	if (rc)
 		machine_end(m, MACHINE_KVM_FAILED, "the main loop failed");

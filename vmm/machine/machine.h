@@ -21,6 +21,7 @@ enum {
 struct machine_config {
 	unsigned cpus;
 	uint64_t memory_bytes;
+	int kvm_fd; /* kvm_open() */
 	int kernel_fd;
 	const char *kernel_path; /* for messages */
 	const void *initrd;

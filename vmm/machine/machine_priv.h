@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "boot/layout.h"
+#include "vmm/jail/jail.h"
 #include "vmm/machine/ioapic.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/mem.h"
@@ -30,6 +31,7 @@ struct slot {
 struct io_thread {
 	struct machine *machine;
 	const char *name;
+	enum jail_role role;
 	struct loop loop;
 	pthread_t thread;
 };
@@ -38,6 +40,7 @@ struct machine {
 	const struct machine_config *config;
 	struct machine_status *status;
 	int kvm_fd, vm_fd;
+	clockid_t parent_clock; /* CPU time of the supervisor */
 	struct mem mem;
 	uint64_t entry_gpa;
 	struct vcpu vcpu[MACHINE_CPUS_MAX];

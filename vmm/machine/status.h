@@ -28,6 +28,7 @@ enum machine_outcome {
 	MACHINE_HALTED,         /* every CPU halted for ever */
 	MACHINE_TRIPLE_FAULT,
 	MACHINE_KVM_FAILED,     /* KVM_RUN failed, or cannot run this guest; see detail */
+	MACHINE_KVM_GAVE_UP,    /* KVM cannot emulate an instruction of the guest; see detail */
 	MACHINE_NOT_STARTED,    /* see detail */
 };
 
@@ -37,7 +38,7 @@ struct machine_status {
 	atomic_uint_least64_t timeline_ns[TIMELINE_COUNT]; /* CLOCK_MONOTONIC; 0: did not happen */
 	atomic_uint_least64_t cpu_before_run_ns;           /* CPU time of all our processes until the first KVM_RUN */
 	atomic_uint outcome;                               /* enum machine_outcome; written last */
-	char detail[512];                                  /* one line, for MACHINE_KVM_FAILED and MACHINE_NOT_STARTED */
+	char detail[512];                                  /* one line, for KVM_FAILED, KVM_GAVE_UP, NOT_STARTED */
 	atomic_uint_least64_t console_head;                /* bytes ever written */
 	char console[CONSOLE_BYTES];                       /* the last CONSOLE_BYTES of them */
 };

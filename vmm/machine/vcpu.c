@@ -8,7 +8,6 @@
 
 #include "boot/cpu.h"
 #include "vmm/machine/bus.h"
-#include "vmm/machine/kvm.h"
 #include "vmm/machine/machine_priv.h"
 #include "vmm/util/err.h"
 
@@ -92,25 +91,9 @@ static void handle_mmio(struct vcpu *v)
 		bus_mmio_read(v->machine, r->mmio.phys_addr, r->mmio.data, r->mmio.len);
 }
 
-/*
- * Where KVM gave up emulating an instruction on a host that has no hardware for guests, that host is the reason, and the
- * machine counts as not started. Asked only now, so that a good host does not pay for it.
- */
-static bool blame_host(struct vcpu *v)
-{
-	enum kvm_kind kind;
-	struct err e;
-	if (!kvm_suspect() || kvm_probe(v->machine->kvm_fd, &kind, &e) == 0)
-		return false;
-	machine_end(v->machine, MACHINE_NOT_STARTED, e.text);
-	return true;
-}
-
 /* Ends the machine because KVM gave an exit that no guest should cause. */
 static void fail_exit(struct vcpu *v)
 {
-	if (v->run->exit_reason == KVM_EXIT_INTERNAL_ERROR && blame_host(v))
-		return;
 	const struct kvm_run *r = v->run;
 	char text[256];
 	if (r->exit_reason == KVM_EXIT_INTERNAL_ERROR)
@@ -120,7 +103,7 @@ static void fail_exit(struct vcpu *v)
 			 (unsigned long long)r->fail_entry.hardware_entry_failure_reason);
 	else
 		snprintf(text, sizeof text, "unexpected KVM exit %u on vCPU %u", r->exit_reason, v->index);
-	machine_end(v->machine, MACHINE_KVM_FAILED, text);
+	machine_end(v->machine, r->exit_reason == KVM_EXIT_INTERNAL_ERROR ? MACHINE_KVM_GAVE_UP : MACHINE_KVM_FAILED, text);
 }
 
 /* Handles one exit. Returns whether the vCPU goes on. */
@@ -151,6 +134,7 @@ static bool handle_exit(struct vcpu *v)
 static void *vcpu_thread(void *arg)
 {
 	struct vcpu *v = arg;
+	jail_thread(JAIL_VCPU);
 	if (v->index == 0)
 		machine_stamp_run(v->machine);
 	for (;;) {

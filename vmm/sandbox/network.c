@@ -52,8 +52,9 @@ enum {
 	DENIED_MAX = 100,    /* hosts that are remembered for the user */
 	FINISH_MS = 2000,    /* for each of the last records */
 	AUDIT_MAX_BYTES = 64 << 10, /* that the audit file is behind */
-	GRANT_FLOWS = 4,     /* that one answer allows: a client may try several addresses at once */
+	GRANT_FLOWS = 16,    /* that one answer allows: those that wait for it */
 	WAITING_MAX = 8192,  /* changes of the rules that are not made yet */
+	GATE_FDS_MAX = 8192,
 };
 
 /* A change for both: the device follows the gate. */
@@ -61,6 +62,9 @@ struct order_pair {
 	struct gate_order first;
 	struct net_order then;
 };
+
+/* What the gate's resolver reads. */
+static const char *const resolver_files[] = {"/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/dev/urandom", NULL};
 
 typedef int (*add_fn)(struct policy *p, const char *text, struct err *e);
 
@@ -370,7 +374,12 @@ static void gate_ready(void *context, uint32_t events)
 
 static int start_gate(struct network *n, struct err *e)
 {
-	struct process p = {.name = "caplock-gate", .run = run_gate, .config = &n->gate};
+	struct process p = {
+		.name = "caplock-gate",
+		.run = run_gate,
+		.config = &n->gate,
+		.jail = {.host_network = true, .readable = resolver_files, .fds_max = GATE_FDS_MAX},
+	};
 	int rc = make_socket(&n->gate_control.fd, &n->gate.supervisor_fd, e);
 	if (rc)
 		return rc;
@@ -517,6 +526,9 @@ char **network_denied(struct network *n)
 {
 	if (n->control.fd >= 0)
 		take_records(n);
+	char line[256];
+	if (n->gate_lost && process_failure(n->gate_pidfd, "what is new: the gate", line, sizeof line))
+		(void)strv_add(&n->denied, line);
 	char **lines = n->denied.item;
 	n->denied = (struct strv){0};
 	return lines;

@@ -4,16 +4,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmm/util/err.h"
 
-enum { FDS_MAX = 8192 }; /* of a process */
+enum { STANDARD_SIGNALS = 32 };
 
 static int compare_fds(const void *a, const void *b)
 {
@@ -53,16 +54,6 @@ static void keep_only(const struct process *p)
 		close(null_fd);
 }
 
-/* Each network flow takes a descriptor, and users have 1024 by default, for programs that use select(2). */
-static void raise_fd_limit(void)
-{
-	struct rlimit files;
-	if (getrlimit(RLIMIT_NOFILE, &files) || files.rlim_cur >= FDS_MAX)
-		return;
-	files.rlim_cur = files.rlim_max < FDS_MAX ? files.rlim_max : FDS_MAX;
-	setrlimit(RLIMIT_NOFILE, &files);
-}
-
 /* A descriptor of the child that just started, or -errno where it is gone already, or there are too many descriptors. */
 static int open_child(pid_t pid)
 {
@@ -76,8 +67,35 @@ static int open_child(pid_t pid)
 }
 
 /*
- * Starts a process that calls p->run and ends when that returns, or when the supervisor dies. Returns 0 with *pidfd
- * (pidfd_open(2)), by which the caller reaps it, or -errno.
+ * Leaves the terminal, whose signals are the supervisor's to handle, and the handlers of the program that we were forked from.
+ */
+static void leave_session(void)
+{
+	setsid();
+	for (int number = 1; number < STANDARD_SIGNALS; number++)
+		signal(number, SIG_DFL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+static _Noreturn void run(const struct process *p, pid_t supervisor)
+{
+	int missing[JAIL_STAGES]; /* doctor tells; that is no reason not to run */
+	prctl(PR_SET_NAME, p->name);
+	leave_session();
+	keep_only(p);
+	enum jail_stage failed = jail_enter(&p->jail, missing);
+	if (failed != JAIL_STAGES)
+		_exit(JAIL_EXIT_STATUS + (int)failed);
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of user would undo it */
+	if (getppid() != supervisor)
+		_exit(0);
+	p->run(p->config);
+	_exit(0);
+}
+
+/*
+ * Starts a process that enters its jail, calls p->run and ends when that returns, or when the supervisor dies. Returns 0 with
+ * *pidfd (pidfd_open(2)), by which the caller reaps it, or -errno.
  */
 int process_start(const struct process *p, int *pidfd, struct err *e)
 {
@@ -88,12 +106,26 @@ int process_start(const struct process *p, int *pidfd, struct err *e)
 		return err_sys(e, pid < 0 ? -errno : *pidfd, "cannot start the process %s", p->name);
 	if (pid > 0)
 		return 0;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != supervisor)
-		_exit(0);
-	prctl(PR_SET_NAME, p->name);
-	keep_only(p);
-	raise_fd_limit();
-	p->run(p->config);
-	_exit(0);
+	run(p, supervisor);
+}
+
+/*
+ * Says in one line how the process `who` ended, where that was not its own will. Returns false where it did not. It is not
+ * reaped.
+ */
+bool process_failure(int pidfd, const char *who, char *text, size_t text_bytes)
+{
+	siginfo_t info = {0};
+	if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) || info.si_pid == 0)
+		return false;
+	int stage = info.si_status - JAIL_EXIT_STATUS;
+	if (info.si_code == CLD_EXITED && stage >= 0 && stage < JAIL_STAGES)
+		snprintf(text, text_bytes, "%s could not be confined (%s); see caplock doctor", who, jail_stage_name((enum jail_stage)stage));
+	else if (info.si_code == CLD_EXITED)
+		return false;
+	else if (info.si_status == SIGSYS)
+		snprintf(text, text_bytes, "%s was stopped by its seccomp filter; please report this", who);
+	else
+		snprintf(text, text_bytes, "%s was killed by signal %d (%s)", who, info.si_status, strsignal(info.si_status));
+	return true;
 }

@@ -60,6 +60,7 @@ enum {
 	STATUS_REFUSED = 1,
 	SIGNALS_UNTIL_KILL = 3, /* so many SIGINT or SIGTERM, and we no longer wait for the command */
 	LOST_GRACE_MS = 2000,   /* from the agent's silence to the machine's outcome */
+	VMM_FDS_MAX = 8192,     /* two for each of a thousand connections over vsock, one for each flow, and its own */
 	CONSOLE_CHUNK_BYTES = 4096,
 	CONSOLE_WAIT_MS = 1000, /* for a reader of the console, when the sandbox has ended */
 };
@@ -148,13 +149,24 @@ static void kill_vmm(struct sandbox *s)
 static void explain_death(struct sandbox *s, const char *text)
 {
 	char message[512];
-	siginfo_t info = {0};
-	snprintf(message, sizeof message, "%s", text);
-	if (waitid(P_PIDFD, (id_t)s->vmm.fd, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid &&
-	    (info.si_code == CLD_KILLED || info.si_code == CLD_DUMPED))
-		snprintf(message, sizeof message, "the machine's process was killed by signal %d (%s)", info.si_status,
-			 strsignal(info.si_status));
-	finish(s, CAPLOCK_FAILED, STATUS_FAILED, message);
+	bool failed = process_failure(s->vmm.fd, "the machine's process", message, sizeof message);
+	finish(s, CAPLOCK_FAILED, STATUS_FAILED, failed ? message : text);
+}
+
+/*
+ * KVM gave up on an instruction. On a host that has no hardware for guests, that host is the reason, and the machine counts as
+ * not started. Asked only now, so that a good host does not pay for it.
+ */
+static void explain_emulation(struct sandbox *s, const char *text)
+{
+	enum kvm_kind kind;
+	struct err e;
+	int kvm_fd = -1;
+	if (kvm_suspect() && (kvm_open(&kvm_fd, &kind, &e) || kvm_probe(kvm_fd, &kind, &e)))
+		finish(s, CAPLOCK_REFUSED, STATUS_REFUSED, e.text);
+	else
+		finish(s, CAPLOCK_FAILED, STATUS_FAILED, text);
+	io_close(&kvm_fd);
 }
 
 static void explain_outcome(struct sandbox *s, const char *text)
@@ -176,6 +188,9 @@ static void explain_outcome(struct sandbox *s, const char *text)
 		break;
 	case MACHINE_TRIPLE_FAULT:
 		finish(s, CAPLOCK_FAILED, STATUS_FAILED, "the guest kernel crashed (triple fault)");
+		break;
+	case MACHINE_KVM_GAVE_UP:
+		explain_emulation(s, e.text);
 		break;
 	case MACHINE_NOT_STARTED:
 		finish(s, CAPLOCK_REFUSED, STATUS_REFUSED, e.text);
@@ -377,6 +392,8 @@ static int prepare(struct sandbox *s, struct err *e)
 	rc = rc ? rc : spec_command(s->spec, s->spec->image ? &s->image.config : &base, &s->command, e);
 	rc = rc ? rc : network_prepare(&s->network, s->spec, &s->machine, &s->network_events, e);
 	rc = rc ? rc : kernel_open(s->spec->kernel, &s->machine.kernel_fd, s->kernel_path, e);
+	enum kvm_kind kind;
+	rc = rc ? rc : kvm_open(&s->machine.kvm_fd, &kind, e);
 	if (rc)
 		return rc;
 	int session[2], control[2];
@@ -443,6 +460,7 @@ static int start_timer(struct sandbox *s, struct err *e)
 static void close_machine_fds(struct machine_config *c)
 {
 	io_close(&c->kernel_fd);
+	io_close(&c->kvm_fd);
 	io_close(&c->agent_fd);
 	io_close(&c->control_fd);
 	io_close(&c->net.gate_fd);
@@ -460,15 +478,19 @@ static void run_machine(const void *config)
 static int start_vmm(struct sandbox *s, struct err *e)
 {
 	struct machine_config *c = &s->machine;
-	struct process p = {.name = "caplock-vmm", .run = run_machine, .config = c};
+	struct process p = {.name = "caplock-vmm", .run = run_machine, .config = c, .jail.fds_max = VMM_FDS_MAX};
 	process_keep(&p, c->kernel_fd);
+	process_keep(&p, c->kvm_fd);
 	process_keep(&p, c->agent_fd);
 	process_keep(&p, c->control_fd);
 	process_keep(&p, c->event_fd);
 	process_keep(&p, c->net.gate_fd);
 	process_keep(&p, c->net.control_fd);
-	for (unsigned i = 0; i < c->disks; i++)
+	for (unsigned i = 0; i < c->disks; i++) {
 		process_keep(&p, c->disk[i].fd);
+		if (!c->disk[i].readonly && p.jail.file_bytes_max < c->disk[i].offset_bytes + c->disk[i].len_bytes)
+			p.jail.file_bytes_max = c->disk[i].offset_bytes + c->disk[i].len_bytes;
+	}
 	int rc = process_start(&p, &s->vmm.fd, e);
 	close_machine_fds(c);
 	return rc;
@@ -552,7 +574,7 @@ struct sandbox *sandbox_run(const struct caplock_spec *spec, uint64_t start_ns, 
 	s->machine.net.gate_fd = s->machine.net.control_fd = -1;
 	network_init(&s->network);
 	s->network_events = (struct network_events){.failed = network_failed, .terminal = hold_terminal, .context = s};
-	s->machine.kernel_fd = s->machine.agent_fd = s->machine.control_fd = s->machine.event_fd = -1;
+	s->machine.kvm_fd = s->machine.kernel_fd = s->machine.agent_fd = s->machine.control_fd = s->machine.event_fd = -1;
 	atomic_store(&s->status->timeline_ns[TIMELINE_START], start_ns);
 	atomic_store(&s->status->timeline_ns[TIMELINE_MAIN], main_ns);
 

@@ -35,6 +35,7 @@
 #include "virtio/net/gate/grants.h"
 #include "virtio/net/gate/proto.h"
 #include "virtio/net/gate/resolve.h"
+#include "vmm/jail/jail.h"
 #include "vmm/util/err.h"
 #include "vmm/util/io.h"
 #include "vmm/util/loop.h"
@@ -429,6 +430,7 @@ void gate_run(struct gate_config *c)
 	g.supervisor = (struct loop_source){.fd = c->supervisor_fd, .ready = supervisor_ready, .context = &g};
 	if (loop_create(&g.loop) || loop_add(&g.loop, &g.vmm, EPOLLIN) || loop_add(&g.loop, &g.supervisor, EPOLLIN))
 		return;
+	jail_thread(JAIL_GATE);
 	while (!g.ended && loop_step(&g.loop, tick(&g)) >= 0)
 		;
 	answers_free(&g.answers);
