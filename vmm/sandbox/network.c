@@ -35,6 +35,7 @@
 #include "virtio/net/policy_file.h"
 #include "vmm/caplock.h"
 #include "vmm/image/image.h"
+#include "vmm/jail/jail.h"
 #include "vmm/machine/machine.h"
 #include "vmm/sandbox/ask.h"
 #include "vmm/sandbox/audit.h"
@@ -150,6 +151,12 @@ void network_init(struct network *n)
 			      .audit_sink.fd = -1, .learn_fd = -1};
 }
 
+/* The last stage of the gate's confinement. */
+static void confine_gate(void)
+{
+	jail_thread(JAIL_GATE);
+}
+
 /*
  * Makes what the spec says of the network: the policy for both processes, and the sockets between them. `machine` gets its
  * part. Returns 0, -EINVAL with what is wrong, or -errno.
@@ -181,6 +188,7 @@ int network_prepare(struct network *n, const struct caplock_spec *spec, struct m
 	machine->network = true;
 	machine->net.policy.ask = spec->ask; /* the gate never asks: it is told */
 	machine->net.record_all = spec->audit_fd >= 0 || spec->learn_fd >= 0;
+	n->gate.confine = confine_gate;
 	n->gate.dns_servers = spec->dns_servers;
 	return 0;
 }

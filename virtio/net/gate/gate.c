@@ -35,7 +35,6 @@
 #include "virtio/net/gate/grants.h"
 #include "virtio/net/gate/proto.h"
 #include "virtio/net/gate/resolve.h"
-#include "vmm/jail/jail.h"
 #include "vmm/util/err.h"
 #include "vmm/util/io.h"
 #include "vmm/util/loop.h"
@@ -430,7 +429,8 @@ void gate_run(struct gate_config *c)
 	g.supervisor = (struct loop_source){.fd = c->supervisor_fd, .ready = supervisor_ready, .context = &g};
 	if (loop_create(&g.loop) || loop_add(&g.loop, &g.vmm, EPOLLIN) || loop_add(&g.loop, &g.supervisor, EPOLLIN))
 		return;
-	jail_thread(JAIL_GATE);
+	if (c->confine)
+		c->confine();
 	while (!g.ended && loop_step(&g.loop, tick(&g)) >= 0)
 		;
 	answers_free(&g.answers);

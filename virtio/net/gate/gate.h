@@ -14,6 +14,7 @@ struct gate_config {
 	const char *const *dns_servers; /* ADDRESS[:PORT], ends with NULL; NULL: the host's */
 	unsigned limit_ms;              /* for a name's resolution, and again for a connection; 0: GATE_LIMIT_MS */
 	int vmm_fd;                     /* requests and replies (gate/proto.h); its end is the gate's */
+	void (*confine)(void);          /* called when all is set up, before anything of the vmm's is read; NULL: nothing */
 	int supervisor_fd;              /* struct gate_order, each answered by a byte */
 };
 
