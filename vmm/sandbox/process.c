@@ -3,6 +3,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,12 +79,23 @@ static void leave_session(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+/*
+ * The C library's allocator must not open a file, which a filtered thread dies of: glibc reads a setting of the kernel's before it
+ * gives back a part of a thread's heap, and counts CPUs before it makes one more heap.
+ */
+static void limit_malloc(void)
+{
+	mallopt(M_TRIM_THRESHOLD, INT_MAX);
+	mallopt(M_ARENA_MAX, 1);
+}
+
 static _Noreturn void run(const struct process *p, pid_t supervisor)
 {
 	int missing[JAIL_STAGES]; /* doctor tells; that is no reason not to run */
 	prctl(PR_SET_NAME, p->name);
 	leave_session();
 	keep_only(p);
+	limit_malloc();
 	enum jail_stage failed = jail_enter(&p->jail, missing);
 	if (failed != JAIL_STAGES)
 		_exit(JAIL_EXIT_STATUS + (int)failed);
