@@ -62,6 +62,7 @@ static const struct rule rules[] = {
 	ALLOW(read, M | D | N | G),
 	ALLOW(write, M | D | N | V),
 	ALLOW(timerfd_settime, N),
+	ALLOW_RARE(timerfd_create, N), /* with the first UDP flow */
 	ALLOW_RARE(futex, M | D | N | V), /* where two threads want the same device */
 	ALLOW_RARE(clock_gettime, M | D | N | V | G), /* where the vDSO has no clock */
 	/* Disks. */
@@ -95,7 +96,7 @@ static const struct rule rules[] = {
 	ALLOW_RARE(fstat, G),  /* newer C libraries' newfstatat */
 	ALLOW_RARE(writev, G), /* DNS over TCP */
 	/* Memory, as allocations come. */
-	ALLOW_RARE(brk, M | N | V | G),
+	ALLOW_RARE(brk, M | D | N | V | G),
 	ALLOW_RARE_IF(mmap, M | N | G, NOT_EXECUTABLE),
 	ALLOW_RARE_IF(mprotect, M | N, NOT_EXECUTABLE),
 	ALLOW_RARE(munmap, M | N | V | G),
