@@ -58,8 +58,8 @@ unpack() {
 		tar -c -C "$src" --exclude=./.git . | tar -x -C "$work/tree" || return 1
 	fi
 	for patch in "$here"/patches/*.patch; do
-		if patch --dry-run -d "$work/tree" -p1 -N -f -i "$patch"; then
-			patch -d "$work/tree" -p1 -N -f -i "$patch" || return 1
+		if patch --dry-run -d "$work/tree" -p1 -N -f -F 0 -i "$patch"; then
+			patch -d "$work/tree" -p1 -N -f -F 0 -i "$patch" || return 1
 		else
 			skipped="$skipped ${patch##*/}"
 		fi
