@@ -62,6 +62,7 @@ enum {
 	LOST_GRACE_MS = 2000,   /* from the agent's silence to the machine's outcome */
 	VMM_FDS_MAX = 8192,     /* two for each of a thousand connections over vsock, one for each flow, and its own */
 	CONSOLE_CHUNK_BYTES = 4096,
+	SUSPICION_S = 2,        /* until a host without hardware for guests is asked whether it runs Linux */
 	CONSOLE_WAIT_MS = 1000, /* for a reader of the console, when the sandbox has ended */
 };
 
@@ -78,7 +79,7 @@ struct sandbox {
 	struct machine_status *status;
 	struct agent_session *session;
 	struct loop loop;
-	struct loop_source event, signals, timer, grace, console;
+	struct loop_source event, signals, timer, grace, suspicion, console;
 	struct loop_source vmm; /* the process as a descriptor: a number could be somebody else's by now */
 	sigset_t old_mask;
 	bool mask_changed;
@@ -154,19 +155,19 @@ static void explain_death(struct sandbox *s, const char *text)
 }
 
 /*
- * KVM gave up on an instruction. On a host that has no hardware for guests, that host is the reason, and the machine counts as
- * not started. Asked only now, so that a good host does not pay for it.
+ * Whether this host has no hardware for guests, so that the machine counts as not started. Asked only where KVM gives up on an
+ * instruction, or where such a host has no agent after a while, so that a good host does not pay for it.
  */
-static void explain_emulation(struct sandbox *s, const char *text)
+static bool blame_host(struct sandbox *s)
 {
 	enum kvm_kind kind;
 	struct err e;
 	int kvm_fd = -1;
-	if (kvm_suspect() && (kvm_open(&kvm_fd, &kind, &e) || kvm_probe(kvm_fd, &kind, &e)))
+	bool to_blame = kvm_suspect() && (kvm_open(&kvm_fd, &kind, &e) || kvm_probe(kvm_fd, &kind, &e));
+	if (to_blame)
 		finish(s, CAPLOCK_REFUSED, STATUS_REFUSED, e.text);
-	else
-		finish(s, CAPLOCK_FAILED, STATUS_FAILED, text);
 	io_close(&kvm_fd);
+	return to_blame;
 }
 
 static void explain_outcome(struct sandbox *s, const char *text)
@@ -190,7 +191,8 @@ static void explain_outcome(struct sandbox *s, const char *text)
 		finish(s, CAPLOCK_FAILED, STATUS_FAILED, "the guest kernel crashed (triple fault)");
 		break;
 	case MACHINE_KVM_GAVE_UP:
-		explain_emulation(s, e.text);
+		if (!blame_host(s))
+			finish(s, CAPLOCK_FAILED, STATUS_FAILED, e.text);
 		break;
 	case MACHINE_NOT_STARTED:
 		finish(s, CAPLOCK_REFUSED, STATUS_REFUSED, e.text);
@@ -456,6 +458,28 @@ static int start_timer(struct sandbox *s, struct err *e)
 	return 0;
 }
 
+/* On a host that may only emulate, a guest may also spin for ever. */
+static void no_agent_yet(void *context, uint32_t events)
+{
+	(void)events;
+	struct sandbox *s = context;
+	loop_remove(&s->loop, &s->suspicion);
+	if (atomic_load(&s->status->timeline_ns[TIMELINE_AGENT]) == 0)
+		blame_host(s);
+}
+
+static int start_suspicion(struct sandbox *s, struct err *e)
+{
+	static const struct itimerspec when = {.it_value = {.tv_sec = SUSPICION_S}};
+	if (!kvm_suspect())
+		return 0;
+	s->suspicion = (struct loop_source){
+		.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), .ready = no_agent_yet, .context = s};
+	if (s->suspicion.fd < 0 || timerfd_settime(s->suspicion.fd, 0, &when, NULL) || loop_add(&s->loop, &s->suspicion, EPOLLIN))
+		return err_sys(e, -errno, "cannot start a timer");
+	return 0;
+}
+
 /* Closes what only the vmm needs. */
 static void close_machine_fds(struct machine_config *c)
 {
@@ -535,6 +559,7 @@ static int start(struct sandbox *s, struct err *e)
 	s->vmm = (struct loop_source){.fd = -1, .ready = explain_loss, .context = s};
 	rc = start_vmm(s, e);
 	rc = rc ? rc : network_start(&s->network, &s->loop, e);
+	rc = rc ? rc : start_suspicion(s, e);
 	return rc ? rc : start_session(s, e);
 }
 
@@ -570,7 +595,7 @@ struct sandbox *sandbox_run(const struct caplock_spec *spec, uint64_t start_ns, 
 	s->spec = spec;
 	s->result = result;
 	s->session_fd = s->control_fd = s->event.fd = s->signals.fd = s->timer.fd = s->loop.epoll_fd = s->loop.stop_fd = -1;
-	s->grace.fd = s->console.fd = s->vmm.fd = -1;
+	s->grace.fd = s->suspicion.fd = s->console.fd = s->vmm.fd = -1;
 	s->machine.net.gate_fd = s->machine.net.control_fd = -1;
 	network_init(&s->network);
 	s->network_events = (struct network_events){.failed = network_failed, .terminal = hold_terminal, .context = s};
@@ -609,6 +634,7 @@ void sandbox_destroy(struct sandbox *s)
 	io_close(&s->signals.fd);
 	io_close(&s->timer.fd);
 	io_close(&s->grace.fd);
+	io_close(&s->suspicion.fd);
 	io_close(&s->console.fd);
 	loop_destroy(&s->loop);
 	if (s->mask_changed)
