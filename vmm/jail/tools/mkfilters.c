@@ -68,15 +68,16 @@ static const struct rule rules[] = {
 	/* Disks. */
 	ALLOW(preadv, D),
 	ALLOW(pwritev, D),
-	ALLOW(fdatasync, D),
-	ALLOW(fallocate, D),
+	ALLOW_RARE(fdatasync, D), /* where the guest flushes */
+	ALLOW_RARE(fallocate, D), /* where it discards */
 	ALLOW(getrandom, N), /* sequence numbers */
 	/* Sockets that somebody else made. A vCPU that resets a device ends its connections. */
 	ALLOW(readv, M),
 	ALLOW(sendmsg, M | N | G),
 	ALLOW(sendto, N | G),
 	ALLOW(recvfrom, N | G),
-	ALLOW(recvmsg, M | N | G),
+	ALLOW(recvmsg, N),
+	ALLOW_RARE(recvmsg, M), /* connections into the guest */
 	ALLOW(shutdown, M | N | V),
 	ALLOW(setsockopt, N | G),
 	ALLOW(close, M | N | G),
