@@ -672,6 +672,53 @@ Test(policy, changes)
 }
 
 /* There is an end to how many rules there are, and as many as that work. */
+/* Intercept rules, the request, whether the gate reads what flows. "all", "plain": of every host, of HTTP without TLS. */
+Test(policy, what_is_intercepted)
+{
+	static const struct {
+		const char *rules, *request;
+		bool intercepted;
+	} rows[] = {
+		{"", "a.com:443", false},
+		{"a.com", "a.com:443", true},
+		{"a.com", "a.com:80", true},
+		{"a.com", "a.com:8443", false},
+		{"a.com:8443", "a.com:8443", true},
+		{"a.com", "b.a.com:443", false},
+		{"*.a.com", "b.a.com:443", true},
+		{"a.com", "192.0.2.1:443", false},
+		{"all", "b.com:443", true},
+		{"all", "192.0.2.1:443", false},
+		{"all", "udp:b.com:443", false},
+		{"plain", "b.com:80", true},
+		{"plain", "b.com:443", false},
+	};
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		char name[NAME_BYTES];
+		struct err e;
+		struct policy p = {.intercept_all = strcmp(rows[i].rules, "all") == 0, .intercept_plain = strcmp(rows[i].rules, "plain") == 0};
+		if (rows[i].rules[0] && !p.intercept_all && !p.intercept_plain)
+			cr_assert_eq(policy_add_intercept(&p, rows[i].rules, &e), 0, "%s", e.text);
+		struct policy_request r = parse(rows[i].request, name);
+		cr_expect_eq(policy_intercepts(&p, &r), rows[i].intercepted, "{%s} %s", rows[i].rules, rows[i].request);
+		cr_expect_eq(policy_decide(&p, &r).verdict, POLICY_DENY, "intercepting allows nothing");
+		policy_free(&p);
+	}
+}
+
+Test(policy, interception_is_of_names)
+{
+	static const char *const bad[] = {"tcp:a.com:443", "192.0.2.1", "10.0.0.0/8", "a..com", "a.com:0"};
+	struct policy p = {0};
+	struct err e;
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+		cr_expect_eq(policy_add_intercept(&p, bad[i], &e), -EINVAL, "%s", bad[i]);
+		cr_expect(strstr(e.text, bad[i]), "%s", e.text);
+	}
+	cr_expect_eq(p.intercept_count, 0);
+	policy_free(&p);
+}
+
 Test(policy, rules_are_bounded)
 {
 	struct policy p = {0}, copy;

@@ -181,6 +181,22 @@ enum policy_verdict policy_once(const struct policy_request *r)
 	return r->name && (r->port == PORT_HTTP || r->port == PORT_HTTPS) ? POLICY_ALLOW : POLICY_ALLOW_RAW;
 }
 
+/*
+ * Whether the gate ends TLS and reads HTTP on a flow that is allowed as POLICY_ALLOW: hosts with secrets or hooks, or all of
+ * them. Flows that a rule allows raw are never read. Pure.
+ */
+bool policy_intercepts(const struct policy *p, const struct policy_request *r)
+{
+	if (!r->name || r->proto != NET_TCP)
+		return false;
+	if (p->intercept_all || (p->intercept_plain && r->port == PORT_HTTP))
+		return true;
+	for (size_t i = 0; i < p->intercept_count; i++)
+		if (takes_port(&p->intercept[i], NET_TCP, r->port) && takes_name(&p->intercept[i], r->name))
+			return true;
+	return false;
+}
+
 /* Whether DNS gives this (canonical) name an address: some port of it is allowed. */
 bool policy_resolves(const struct policy *p, const char *name)
 {

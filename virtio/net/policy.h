@@ -57,6 +57,10 @@ struct policy {
 	size_t pin_count;
 	uint16_t *loopback_port;
 	size_t loopback_port_count;
+	struct policy_rule *intercept; /* what is allowed is read by the gate: names; ports as in rules that allow */
+	size_t intercept_count;
+	bool intercept_all;   /* --network-intercept */
+	bool intercept_plain; /* HTTP without TLS, whatever the host: there are secrets */
 	bool allow_packages; /* "@packages" is asked for: whoever has the image adds its rules */
 	bool allow_public; /* every public name and address: --learn */
 	bool ask;          /* the user, about what no rule is about: --ask */
@@ -100,6 +104,7 @@ struct policy_decision {
 int policy_add_allow(struct policy *p, const char *text, struct err *e);
 int policy_add_deny(struct policy *p, const char *text, struct err *e);
 int policy_add_pin(struct policy *p, const char *text, struct err *e);
+int policy_add_intercept(struct policy *p, const char *text, struct err *e);
 int policy_add_loopback(struct policy *p, const char *text, struct err *e);
 int policy_apply(struct policy *p, const struct policy_change *c, struct err *e);
 const char *policy_rule_text(const struct policy_rule *r, char out[POLICY_RULE_TEXT_BYTES]);
@@ -111,6 +116,7 @@ struct policy_decision policy_decide(const struct policy *p, const struct policy
 struct policy_decision policy_decide_address(const struct policy *p, const struct policy_request *r, const struct ip_addr *addr,
 					     bool own);
 enum policy_verdict policy_once(const struct policy_request *r);
+bool policy_intercepts(const struct policy *p, const struct policy_request *r);
 bool policy_resolves(const struct policy *p, const char *name);
 bool policy_pinned(const struct policy *p, const char *name, size_t *from, struct ip_addr *out);
 

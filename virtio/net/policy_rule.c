@@ -162,6 +162,19 @@ int policy_add_deny(struct policy *p, const char *text, struct err *e)
 	return add_rule(&p->deny, &p->deny_count, text, true, e);
 }
 
+/*
+ * Adds HOST[:PORTS], whose allowed flows the gate reads. It allows nothing. Returns 0, -EINVAL with what is wrong, or -E2BIG.
+ */
+int policy_add_intercept(struct policy *p, const char *text, struct err *e)
+{
+	int rc = add_rule(&p->intercept, &p->intercept_count, text, false, e);
+	const struct policy_rule *r = rc ? NULL : &p->intercept[p->intercept_count - 1];
+	if (!r || (!r->raw && r->match != MATCH_NET))
+		return rc;
+	p->intercept_count--;
+	return err_set(e, -EINVAL, "'%s': what is to be read is named by a host, without tcp: or udp:", text);
+}
+
 /* Adds NAME:ADDRESS (an IPv6 address also in brackets). Returns 0, -EINVAL with what is wrong, or -E2BIG. */
 int policy_add_pin(struct policy *p, const char *text, struct err *e)
 {
@@ -310,6 +323,7 @@ int policy_copy(struct policy *to, const struct policy *from)
 	to->allow = copy_array(from->allow, from->allow_count, sizeof *from->allow, &ok);
 	to->deny = copy_array(from->deny, from->deny_count, sizeof *from->deny, &ok);
 	to->pin = copy_array(from->pin, from->pin_count, sizeof *from->pin, &ok);
+	to->intercept = copy_array(from->intercept, from->intercept_count, sizeof *from->intercept, &ok);
 	to->loopback_port = copy_array(from->loopback_port, from->loopback_port_count, sizeof *from->loopback_port, &ok);
 	if (!ok)
 		policy_free(to);
@@ -322,6 +336,7 @@ void policy_free(struct policy *p)
 	free(p->allow);
 	free(p->deny);
 	free(p->pin);
+	free(p->intercept);
 	free(p->loopback_port);
 	*p = (struct policy){0};
 }

@@ -56,8 +56,10 @@ static void go_on(struct flow *f, struct policy_decision d)
 		if (!record_ask(f->net, &r))
 			fail(f, VERDICT_DENY, "the user cannot be asked");
 	} else {
-		if (d.verdict == POLICY_ALLOW)
+		if (d.verdict == POLICY_ALLOW && !policy_intercepts(&f->net->config.policy, &r))
 			inspect_start(&f->inspect, f->remote_port);
+		else if (d.verdict == POLICY_ALLOW)
+			f->inspect.named = true; /* the gate sees to it */
 		ask_gate(f);
 	}
 }
