@@ -8,24 +8,16 @@
 #include "virtio/net/net_priv.h"
 #include "virtio/net/udp_flow.h"
 #include "vmm/util/io.h"
+#include "vmm/util/passfd.h"
 
 /* Takes one reply. Returns false where there is none now. */
 static bool receive(struct net *n)
 {
 	struct gate_reply reply;
-	union {
-		struct cmsghdr head;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control;
-	struct iovec iov = {&reply, sizeof reply};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-	int fd = -1;
-	ssize_t bytes = recvmsg(n->gate.fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	if (bytes < 0 && (errno == EAGAIN || errno == EINTR))
-		return errno == EINTR;
-	struct cmsghdr *c = bytes > 0 ? CMSG_FIRSTHDR(&m) : NULL;
-	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof fd))
-		memcpy(&fd, CMSG_DATA(c), sizeof fd);
+	int fd;
+	ssize_t bytes = passfd_recv(n->gate.fd, &reply, sizeof reply, &fd);
+	if (bytes == -EAGAIN || bytes == -EINTR)
+		return bytes == -EINTR;
 	if (bytes != sizeof reply) { /* the gate is gone: what was asked of it is denied, and so is all that follows */
 		io_close(&fd);
 		loop_remove(n->loop, &n->gate);

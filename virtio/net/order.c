@@ -10,23 +10,7 @@
 #include "virtio/net/udp_flow.h"
 #include "vmm/util/err.h"
 #include "vmm/util/io.h"
-
-/* Receives one order, and the descriptor with it (-1: none). Returns its size, 0 at the end, or -errno. */
-static ssize_t receive(struct net *n, struct net_order *order, int *fd)
-{
-	union {
-		struct cmsghdr head;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control;
-	struct iovec iov = {order, sizeof *order};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-	*fd = -1;
-	ssize_t bytes = recvmsg(n->control.fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	struct cmsghdr *c = bytes > 0 ? CMSG_FIRSTHDR(&m) : NULL;
-	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof *fd))
-		memcpy(fd, CMSG_DATA(c), sizeof *fd);
-	return bytes < 0 ? -errno : bytes;
-}
+#include "vmm/util/passfd.h"
 
 /* Carries an order out; `fd` is used up. */
 static void carry_out(struct net *n, const struct net_order *order, int fd)
@@ -79,7 +63,7 @@ static void ready(void *context, uint32_t events)
 	int fd;
 	pthread_mutex_lock(&n->device.lock);
 	for (;;) {
-		ssize_t bytes = receive(n, &order, &fd);
+		ssize_t bytes = passfd_recv(n->control.fd, &order, sizeof order, &fd);
 		if (bytes == sizeof order) {
 			carry_out(n, &order, fd);
 			continue;

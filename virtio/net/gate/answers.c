@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "vmm/util/io.h"
+#include "vmm/util/passfd.h"
 
 struct answer {
 	struct answer *next;
@@ -20,24 +21,11 @@ struct answer {
 
 static int send_now(int to, const struct gate_reply *reply, int fd)
 {
-	union {
-		struct cmsghdr head;
-		char space[CMSG_SPACE(sizeof fd)];
-	} control = {0};
-	struct iovec iov = {(void *)reply, sizeof *reply};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
-	ssize_t n;
-	if (fd >= 0) {
-		m.msg_control = &control;
-		m.msg_controllen = sizeof control;
-		struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-		*c = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof fd), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
-		memcpy(CMSG_DATA(c), &fd, sizeof fd);
-	}
+	int rc;
 	do
-		n = sendmsg(to, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
-	while (n < 0 && errno == EINTR);
-	return n < 0 ? -errno : 0;
+		rc = passfd_send(to, reply, sizeof *reply, fd, MSG_DONTWAIT);
+	while (rc == -EINTR);
+	return rc;
 }
 
 /* Too many descriptors of this user are in sockets, perhaps not in this one: nothing tells when that ends. */
