@@ -456,8 +456,8 @@ int network_start(struct network *n, struct loop *loop, struct err *e)
 
 /*
  * Changes the rules: at once here, then in the gate, then in the device, and flows that are no longer allowed end; all is done
- * when n->changes_done is as high as n->changes is now. Returns 0, -EINVAL
- * with what is wrong with `rule`, -ENOENT where a rule to remove is not there, or -errno.
+ * when n->changes_done is as high as n->changes is now. Returns 0, -EINVAL with what is wrong with `rule`, -ENOENT where a rule
+ * to remove is not there, or -errno.
  */
 int network_change(struct network *n, enum policy_op op, const char *rule, struct err *e)
 {
@@ -471,9 +471,10 @@ int network_change(struct network *n, enum policy_op op, const char *rule, struc
 	strcpy(order.change.rule, rule);
 	int rc = reserve(n, e);
 	rc = rc ? rc : policy_apply(&n->gate.policy, &order.change, e);
-	rc = rc || n->gate_pidfd >= 0 || !needs_gate(&n->gate.policy) ? rc : start_gate_late(n, e);
+	bool first = rc == 0 && n->gate_pidfd < 0 && needs_gate(&n->gate.policy); /* a gate begins with the rules as they are now */
+	rc = first ? start_gate_late(n, e) : rc;
 	if (rc == 0)
-		enqueue(n, &(struct gate_order){.op = GATE_POLICY, .change = order.change}, &order);
+		enqueue(n, &(struct gate_order){.op = first ? GATE_NOTHING : GATE_POLICY, .change = order.change}, &order);
 	return rc;
 }
 
