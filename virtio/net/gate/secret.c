@@ -44,7 +44,7 @@ static int check_placeholder(const struct secrets *s, const struct secret_spec *
 	size_t len = strlen(text);
 	if (len < SECRET_PLACEHOLDER_MIN_BYTES || len >= SECRET_PLACEHOLDER_BYTES || strspn(text, LETTERS DIGITS "-._~") != len)
 		return err_set(e, -EINVAL,
-			       "secret %s: '%.300s' cannot be a placeholder: %d to %d letters, digits, '-', '.', '_' or '~' can",
+			       "secret %s: '%.300s' cannot be a placeholder: %d to %d letters, digits and '-._~' can",
 			       spec->name, text, SECRET_PLACEHOLDER_MIN_BYTES, SECRET_PLACEHOLDER_BYTES - 1);
 	for (size_t i = 0; i < s->count; i++)
 		if (strcasestr(s->item[i]->placeholder, text) || strcasestr(text, s->item[i]->placeholder))

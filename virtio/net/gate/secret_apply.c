@@ -117,6 +117,7 @@ struct check {
 	const struct secrets *secrets;
 	const struct secret_target *target;
 	struct secret_result *result;
+	bool *any; /* whether there is a placeholder */
 };
 
 /* Stops the request where a placeholder in `text` must not be. */
@@ -125,6 +126,7 @@ static void check_text(const struct check *c, struct piece text, enum reading ho
 	struct piece found;
 	for (size_t i; !c->result->blocked && find(c->secrets, text, how, &found, &i); text.at = found.end) {
 		const struct secret *secret = c->secrets->item[i];
+		*c->any = true;
 		c->result->blocked = secret_refusal(secret, c->target);
 		if (!c->result->blocked && path && !secret->in_path)
 			c->result->blocked = "the placeholder of a secret in the path of a URL";
@@ -259,17 +261,20 @@ static void drop(struct changes *c)
 	free(c);
 }
 
-static int change_all(const struct secrets *s, const struct http_head *h, uint64_t *used, struct changes *c)
+static int change_value(const struct secrets *s, const char *value, uint64_t *used, char **out)
 {
 	size_t bytes;
-	int rc = substituted(s, piece_of(h->path), PERCENT_ENCODED, used, &c->path, &bytes);
-	c->bytes = bytes;
+	int rc = substituted(s, piece_of(value), AS_IT_IS, used, out, &bytes);
+	return rc || *out ? rc : substituted_basic(s, value, used, out);
+}
+
+static int change_all(const struct secrets *s, const struct http_head *h, uint64_t *used, struct changes *c)
+{
+	int rc = substituted(s, piece_of(h->path), PERCENT_ENCODED, used, &c->path, &c->bytes);
 	for (size_t i = 0; rc == 0 && i < h->fields.count; i++) {
 		const struct http_field *f = &h->fields.item[i];
 		if (!never_has_credentials(f->name))
-			rc = substituted(s, piece_of(f->value), AS_IT_IS, used, &c->value[i], &bytes);
-		if (rc == 0 && !c->value[i] && !never_has_credentials(f->name))
-			rc = substituted_basic(s, f->value, used, &c->value[i]);
+			rc = change_value(s, f->value, used, &c->value[i]);
 		c->bytes += strlen(f->name) + strlen(c->value[i] ? c->value[i] : f->value);
 	}
 	return rc;
@@ -299,12 +304,12 @@ static void commit(struct changes *c, struct http_head *h)
  */
 int secrets_apply(const struct secrets *s, const struct secret_target *t, struct http_head *request, struct secret_result *r)
 {
-	const struct check c = {s, t, r};
+	bool any = false;
+	const struct check c = {s, t, r, &any};
 	*r = (struct secret_result){0};
-	if (s->count == 0)
-		return 0;
-	check_head(&c, request);
-	if (r->blocked)
+	if (s->count)
+		check_head(&c, request);
+	if (r->blocked || !any)
 		return 0;
 	struct changes *changes = calloc(1, sizeof *changes);
 	uint64_t used = 0;
@@ -324,7 +329,8 @@ int secrets_apply(const struct secrets *s, const struct secret_target *t, struct
 void secrets_check_trailers(const struct secrets *s, const struct secret_target *t, const struct http_fields *trailers,
 			    struct secret_result *r)
 {
-	const struct check c = {s, t, r};
+	bool any;
+	const struct check c = {s, t, r, &any};
 	*r = (struct secret_result){0};
 	if (s->count)
 		check_fields(&c, trailers);
