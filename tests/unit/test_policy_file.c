@@ -35,6 +35,12 @@ static void same(const struct policy *a, const struct policy *b)
 	for (size_t i = 0; i < a->deny_count; i++)
 		same_rule(&a->deny[i], &b->deny[i]);
 	cr_expect(a->loopback_port_count == 0 || memcmp(a->loopback_port, b->loopback_port, a->loopback_port_count * 2) == 0);
+	cr_assert_eq(a->intercept_count, b->intercept_count);
+	for (size_t i = 0; i < a->intercept_count; i++)
+		same_rule(&a->intercept[i], &b->intercept[i]);
+	cr_assert_eq(a->hooks.count, b->hooks.count);
+	for (size_t i = 0; i < a->hooks.count; i++)
+		cr_expect_str_eq(a->hooks.item[i], b->hooks.item[i]);
 	for (size_t i = 0; i < a->pin_count; i++) {
 		cr_expect_str_eq(a->pin[i].name, b->pin[i].name);
 		cr_expect(addr_equal(&a->pin[i].addr, &b->pin[i].addr));
@@ -59,6 +65,14 @@ static const char all[] = "{\n"
 			  "  \"loopback_ports\": [\n"
 			  "    8080,\n"
 			  "    11434\n"
+			  "  ],\n"
+			  "  \"intercept\": [\n"
+			  "    \"api.example.com\",\n"
+			  "    \"*.example.org:8000-8010\"\n"
+			  "  ],\n"
+			  "  \"hooks\": [\n"
+			  "    {\"hosts\": [\"api.example.com\"], \"action\": \"block\", \"path\": \"/\u00e4*\"},\n"
+			  "    {\"phase\": \"after\", \"hosts\": [\"*.example.org:8000-8010\"], \"body_replacements\": [{\"find\": \"\\u0000\\\"\"}]}\n"
 			  "  ]\n"
 			  "}\n";
 
@@ -122,6 +136,13 @@ Test(policy_file, what_is_refused)
 		{"{\"version\":1,\"loopback_ports\":[80,0]}", ".loopback_ports[1] (byte 34): '0' is no port"},
 		{"{\"version\":1,\"loopback_ports\":[\"80\"]}", ".loopback_ports[0] (byte 32): expected a number"},
 		{"{\"version\":1,\"loopback_ports\":[80.5]}", ".loopback_ports[0] (byte 31): expected an integer"},
+		{"{\"version\":1,\"intercept\":[\"10.0.0.1\"]}", ".intercept[0] (byte 27): '10.0.0.1': what is to be read"},
+		{"{\"version\":1,\"intercept\":\"a.com\"}", ".intercept (byte 26): expected an array"},
+		{"{\"version\":1,\"hooks\":{}}", ".hooks (byte 21): expected an array"},
+		{"{\"version\":1,\"hooks\":[{},[]]}", ".hooks[1] (byte 25): expected an object"},
+		{"{\"version\":1,\"hooks\":[{\"colour\":1}]}", ".hooks[0].colour (byte 24): unknown key"},
+		{"{\"version\":1,\"hooks\":[{\"set_headers\":{\"Host\":\"a\"}}]}", ".hooks[0].set_headers.Host (byte 46): this header"},
+		{"{\"version\":1,\"hooks\":[{\"hosts\":[\"a.*\"]}]}", ".hooks[0].hosts[0] (byte 33): 'a.*': not a host"},
 		{"{\"version\":1,\"version\":1}", "duplicate key"},
 		{"{\"version\":1} x", "text after the value"},
 	};
@@ -153,6 +174,46 @@ Test(policy_file, files_add_up)
 	unlink(path);
 	cr_expect_eq(policy_file_add(&p, path, &e), -ENOENT);
 	cr_expect(strstr(e.text, path), "%s", e.text);
+	policy_free(&p);
+}
+
+/* The hosts of hooks are read, each once; a hook for all hosts makes all read. None of it allows anything. */
+Test(policy_file, hooks)
+{
+	struct policy p = {0}, copy;
+	struct policy_request r = {.proto = NET_TCP, .name = "x.com", .port = 8443};
+	struct err e;
+	cr_assert_eq(parse(&p, "{\"version\":1,\"hooks\":[{\"hosts\":[\"a.com\",\"b.com:8080\"]},{\"hosts\":[\"a.com\"],\"action\":\"block\"}]}", &e), 0,
+		     "%s", e.text);
+	cr_expect_eq(p.intercept_count, 2);
+	cr_expect_eq(p.hooks.count, 2);
+	cr_expect_str_eq(p.hooks.item[1], "{\"hosts\":[\"a.com\"],\"action\":\"block\"}");
+	cr_expect_not(policy_intercepts(&p, &r));
+	cr_assert_eq(parse(&p, "{\"version\":1,\"hooks\":[{}]}", &e), 0, "%s", e.text);
+	cr_expect(policy_intercepts(&p, &r));
+	cr_expect_eq(policy_decide(&p, &r).verdict, POLICY_DENY);
+	cr_assert_eq(policy_copy(&copy, &p), 0);
+	same(&p, &copy);
+	policy_free(&p);
+	cr_expect_eq(copy.hooks.count, 3);
+	policy_free(&copy);
+	cr_expect_eq(copy.hooks.count, 0);
+}
+
+/* As many hooks as there may be: in all files together. */
+Test(policy_file, too_many_hooks)
+{
+	struct policy p = {0};
+	struct buf text = {0};
+	struct err e;
+	cr_assert_eq(buf_addf(&text, "{\"version\":1,\"hooks\":["), 0);
+	for (int i = 0; i < 200; i++)
+		cr_assert_eq(buf_addf(&text, "%s{}", i ? "," : ""), 0);
+	cr_assert_eq(buf_addf(&text, "]}"), 0);
+	cr_expect_eq(policy_file_parse((char *)text.data, text.len, &p, &e), 0);
+	cr_expect_eq(policy_file_parse((char *)text.data, text.len, &p, &e), -E2BIG);
+	cr_expect(strstr(e.text, ".hooks[56]") && strstr(e.text, "at most 256"), "%s", e.text);
+	buf_free(&text);
 	policy_free(&p);
 }
 

@@ -8,6 +8,7 @@
 
 #include "virtio/net/addr.h"
 #include "virtio/net/name.h"
+#include "vmm/util/strv.h"
 
 struct buf;
 struct err;
@@ -59,6 +60,7 @@ struct policy {
 	size_t loopback_port_count;
 	struct policy_rule *intercept; /* what is allowed is read by the gate: names; ports as in rules that allow */
 	size_t intercept_count;
+	struct strv hooks;    /* JSON texts of rules for the gate: hooks_add_text() */
 	bool intercept_all;   /* --network-intercept */
 	bool intercept_plain; /* HTTP without TLS, whatever the host: there are secrets */
 	bool allow_packages; /* "@packages" is asked for: whoever has the image adds its rules */

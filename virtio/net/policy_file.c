@@ -2,7 +2,8 @@
  * Policy files.
  *
  * An object with "version": 1 and lists whose elements are the texts of the options: "allow", "deny", "hosts" (an object:
- * a name's address, or an array of them) and "loopback_ports" (numbers). A key or a version that is not known is refused: a
+ * a name's address, or an array of them), "loopback_ports" (numbers) and "intercept"; and "hooks", whose elements are rules of
+ * virtio/net/gate/hooks.h, kept as texts. A key or a version that is not known is refused: a
  * rule that is not understood must not be left out in silence. Reading adds to a policy, so files and options add up.
  */
 #include "virtio/net/policy_file.h"
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "virtio/net/gate/hooks.h"
 #include "virtio/net/policy.h"
 #include "vmm/util/buf.h"
 #include "vmm/util/err.h"
@@ -111,9 +113,46 @@ static int add_ports(struct policy *p, struct json_value ports, struct err *e)
 	return rc;
 }
 
+/* The hosts of a hook are read; without any, all are. */
+static int add_hook_hosts(struct policy *p, struct json_value hosts, struct err *e)
+{
+	if (json_is_absent(hosts) || json_count(hosts) == 0)
+		return policy_add_intercept(p, "*:*", e);
+	return add_strings(p, hosts, policy_add_intercept, e);
+}
+
+static int add_hook(struct policy *p, struct json_value hook, struct hooks *checked, struct err *e)
+{
+	size_t len;
+	int rc = hooks_add(checked, hook, e);
+	rc = rc ? rc : add_hook_hosts(p, json_get(hook, "hosts"), e);
+	if (rc)
+		return rc;
+	const char *at = json_text(hook, &len);
+	char *text = strndup(at, len);
+	if (!text || strv_add(&p->hooks, text))
+		rc = err_sys(e, -ENOMEM, "policy");
+	free(text);
+	return rc;
+}
+
+/* Adds hooks, which are checked together with those that there are: how many there may be counts them all. */
+static int add_hooks(struct policy *p, struct json_value list, struct err *e)
+{
+	struct hooks checked = {0};
+	int rc = json_type(list) == JSON_NONE ? 0 : json_expect(list, JSON_ARRAY, e);
+	for (size_t i = 0; i < p->hooks.count && rc == 0; i++)
+		rc = hooks_add_text(&checked, p->hooks.item[i], e);
+	struct json_iter it = JSON_ITER(list);
+	while (rc == 0 && json_next(&it))
+		rc = add_hook(p, it.value, &checked, e);
+	hooks_free(&checked);
+	return rc;
+}
+
 static int add_document(struct policy *p, struct json_value root, struct err *e)
 {
-	static const char *const keys[] = {"version", "allow", "deny", "hosts", "loopback_ports", NULL};
+	static const char *const keys[] = {"version", "allow", "deny", "hosts", "loopback_ports", "intercept", "hooks", NULL};
 	struct json_value version = json_get(root, "version");
 	uint64_t number;
 	int rc = json_expect(root, JSON_OBJECT, e);
@@ -127,7 +166,9 @@ static int add_document(struct policy *p, struct json_value root, struct err *e)
 	rc = rc ? rc : add_strings(p, json_get(root, "allow"), policy_add_allow, e);
 	rc = rc ? rc : add_strings(p, json_get(root, "deny"), policy_add_deny, e);
 	rc = rc ? rc : add_pins(p, json_get(root, "hosts"), e);
-	return rc ? rc : add_ports(p, json_get(root, "loopback_ports"), e);
+	rc = rc ? rc : add_ports(p, json_get(root, "loopback_ports"), e);
+	rc = rc ? rc : add_strings(p, json_get(root, "intercept"), policy_add_intercept, e);
+	return rc ? rc : add_hooks(p, json_get(root, "hooks"), e);
 }
 
 /*
@@ -223,9 +264,19 @@ static int put_ports(struct buf *b, const struct policy *p)
 	return rc || p->loopback_port_count == 0 ? rc : buf_addf(b, "\n  ]");
 }
 
+static int put_hooks(struct buf *b, const struct policy *p)
+{
+	int rc = 0;
+	for (size_t i = 0; i < p->hooks.count && rc == 0; i++) {
+		rc = put_element(b, "hooks", i == 0);
+		rc = rc ? rc : buf_add(b, p->hooks.item[i], strlen(p->hooks.item[i]));
+	}
+	return rc || p->hooks.count == 0 ? rc : buf_addf(b, "\n  ]");
+}
+
 /*
- * Appends the text of a policy file with the rules of `p`, from which policy_file_parse() makes the same rules. allow_public
- * is nothing that a file can say. Returns 0 or -ENOMEM.
+ * Appends the text of a policy file with the rules of `p`, from which policy_file_parse() makes the same rules. What only
+ * options can say (allow_public, intercept_all) is not in it. Returns 0 or -ENOMEM.
  */
 int policy_file_write(const struct policy *p, struct buf *out)
 {
@@ -234,5 +285,7 @@ int policy_file_write(const struct policy *p, struct buf *out)
 	rc = rc ? rc : put_rules(out, "deny", p->deny, p->deny_count);
 	rc = rc ? rc : put_pins(out, p);
 	rc = rc ? rc : put_ports(out, p);
+	rc = rc ? rc : put_rules(out, "intercept", p->intercept, p->intercept_count);
+	rc = rc ? rc : put_hooks(out, p);
 	return rc ? rc : buf_addf(out, "\n}\n");
 }

@@ -162,17 +162,30 @@ int policy_add_deny(struct policy *p, const char *text, struct err *e)
 	return add_rule(&p->deny, &p->deny_count, text, true, e);
 }
 
+static bool same_rule(const struct policy_rule *a, const struct policy_rule *b)
+{
+	return a->match == b->match && a->proto == b->proto && a->any_proto == b->any_proto && a->raw == b->raw && a->web == b->web &&
+	       a->port_first == b->port_first && a->port_last == b->port_last &&
+	       (a->match == MATCH_NET ? addr_equal(&a->net.addr, &b->net.addr) && a->net.prefix_bits == b->net.prefix_bits
+				      : strcmp(a->name, b->name) == 0);
+}
+
 /*
- * Adds HOST[:PORTS], whose allowed flows the gate reads. It allows nothing. Returns 0, -EINVAL with what is wrong, or -E2BIG.
+ * Adds HOST[:PORTS], whose allowed flows the gate reads, unless it is there. It allows nothing. Returns 0, -EINVAL with what is
+ * wrong, or -E2BIG.
  */
 int policy_add_intercept(struct policy *p, const char *text, struct err *e)
 {
-	int rc = add_rule(&p->intercept, &p->intercept_count, text, false, e);
-	const struct policy_rule *r = rc ? NULL : &p->intercept[p->intercept_count - 1];
-	if (!r || (!r->raw && r->match != MATCH_NET))
+	struct policy_rule rule;
+	int rc = parse_rule(text, false, &rule, e);
+	if (rc)
 		return rc;
-	p->intercept_count--;
-	return err_set(e, -EINVAL, "'%s': what is to be read is named by a host, without tcp: or udp:", text);
+	if (rule.raw || rule.match == MATCH_NET)
+		return err_set(e, -EINVAL, "'%s': what is to be read is named by a host, without tcp: or udp:", text);
+	for (size_t i = 0; i < p->intercept_count; i++)
+		if (same_rule(&p->intercept[i], &rule))
+			return 0;
+	return add_rule(&p->intercept, &p->intercept_count, text, false, e);
 }
 
 /* Adds NAME:ADDRESS (an IPv6 address also in brackets). Returns 0, -EINVAL with what is wrong, or -E2BIG. */
@@ -252,14 +265,6 @@ const char *policy_rule_text(const struct policy_rule *r, char out[POLICY_RULE_T
 
 /* ---- The whole ---- */
 
-static bool same_rule(const struct policy_rule *a, const struct policy_rule *b)
-{
-	return a->match == b->match && a->proto == b->proto && a->any_proto == b->any_proto && a->raw == b->raw && a->web == b->web &&
-	       a->port_first == b->port_first && a->port_last == b->port_last &&
-	       (a->match == MATCH_NET ? addr_equal(&a->net.addr, &b->net.addr) && a->net.prefix_bits == b->net.prefix_bits
-				      : strcmp(a->name, b->name) == 0);
-}
-
 /* Removes what is the same as `rule`. Returns whether there was any. */
 static bool remove_rule(struct policy_rule *list, size_t *count, const struct policy_rule *rule)
 {
@@ -325,6 +330,8 @@ int policy_copy(struct policy *to, const struct policy *from)
 	to->pin = copy_array(from->pin, from->pin_count, sizeof *from->pin, &ok);
 	to->intercept = copy_array(from->intercept, from->intercept_count, sizeof *from->intercept, &ok);
 	to->loopback_port = copy_array(from->loopback_port, from->loopback_port_count, sizeof *from->loopback_port, &ok);
+	to->hooks = (struct strv){0};
+	ok &= strv_add_all(&to->hooks, (const char *const *)from->hooks.item) == 0;
 	if (!ok)
 		policy_free(to);
 	return ok ? 0 : -ENOMEM;
@@ -337,6 +344,7 @@ void policy_free(struct policy *p)
 	free(p->deny);
 	free(p->pin);
 	free(p->intercept);
+	strv_free(p->hooks.item);
 	free(p->loopback_port);
 	*p = (struct policy){0};
 }

@@ -76,8 +76,9 @@ static int do_check(int argc, char **argv)
 		if (policy_file_add(&p, argv[i], &e))
 			status = cli_fail(EXIT_REFUSED, &e);
 		else
-			printf("%s: good: allows %zu, denies %zu, %zu hosts, %zu loopback ports\n", argv[i], p.allow_count,
-			       p.deny_count, p.pin_count, p.loopback_port_count);
+			printf("%s: good: allows %zu, denies %zu, %zu hosts, %zu loopback ports, intercepts %zu, %zu hooks\n",
+			       argv[i], p.allow_count, p.deny_count, p.pin_count, p.loopback_port_count, p.intercept_count,
+			       p.hooks.count);
 		policy_free(&p);
 	}
 	return status;

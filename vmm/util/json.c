@@ -724,6 +724,14 @@ int json_expect(struct json_value v, enum json_type type, struct err *e)
 	return json_error(v, -EINVAL, e, "expected %s, found %s", type_name(type), type_name(have));
 }
 
+/* The text that a value (not JSON_NONE) was read from; of a string, what is between the quotes. Not a C string. */
+const char *json_text(struct json_value v, size_t *len_bytes)
+{
+	const jsmntok_t *t = &v.doc->tokens[v.index];
+	*len_bytes = (size_t)(t->end - t->start);
+	return v.doc->text + t->start;
+}
+
 /* Refuses an object with a member that `keys` (ends with NULL) does not list. Returns 0 or -EINVAL. */
 int json_only_keys(struct json_value object, const char *const *keys, struct err *e)
 {

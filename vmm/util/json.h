@@ -53,6 +53,7 @@ bool json_is_absent(struct json_value v);
 struct json_value json_get(struct json_value object, const char *key);
 bool json_next(struct json_iter *it);
 bool json_string_is(struct json_value v, const char *text);
+const char *json_text(struct json_value v, size_t *len_bytes);
 int json_only_keys(struct json_value object, const char *const *keys, struct err *e);
 
 int json_expect(struct json_value v, enum json_type type, struct err *e);
