@@ -35,6 +35,20 @@ size_t encode_percent(const char *from, size_t len_bytes, const char *keep, bool
 	return n;
 }
 
+/* Writes `from` to `out` with what %XX stands for; '%' without two digits is itself. Returns the length, no more than it was. */
+size_t encode_percent_decode(const char *from, size_t len_bytes, char *out)
+{
+	size_t n = 0;
+	for (size_t i = 0; i < len_bytes; i++) {
+		int high = i + 2 < len_bytes ? encode_hex_value(from[i + 1]) : -1;
+		int low = i + 2 < len_bytes ? encode_hex_value(from[i + 2]) : -1;
+		bool code = from[i] == '%' && high >= 0 && low >= 0;
+		out[n++] = code ? (char)(high << 4 | low) : from[i];
+		i += code ? 2 : 0;
+	}
+	return n;
+}
+
 static const char base64_letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
 /* Writes `from` in base64, without the '=' at the end, to `out`. Returns the length: four for three, and a part of four. */

@@ -10,6 +10,7 @@
 
 int encode_hex_value(char c);
 size_t encode_percent(const char *from, size_t len_bytes, const char *keep, bool lower, char *out);
+size_t encode_percent_decode(const char *from, size_t len_bytes, char *out);
 size_t encode_base64(const char *from, size_t len_bytes, bool url, char *out);
 ssize_t encode_base64_decode(const char *from, size_t len_bytes, char *out);
 

@@ -68,19 +68,19 @@ static int check_value(const char *name, const char *value, size_t bytes, struct
 	return 0;
 }
 
-static int add_hosts(struct secret *secret, const char *const *hosts, struct err *e)
+/* Makes `hosts` (NULL, or ends with it) those of the secret `name`. Returns 0, or -errno with what is wrong. */
+int secret_add_hosts(struct policy *to, const char *name, const char *const *hosts, struct err *e)
 {
 	for (size_t i = 0; hosts && hosts[i]; i++) {
 		struct err why;
-		int rc = policy_add_intercept(&secret->hosts, hosts[i], &why);
+		int rc = policy_add_intercept(to, hosts[i], &why);
 		if (rc)
-			return err_set(e, rc, "secret %s: %s", secret->name, why.text);
-		if (secret->hosts.intercept[i].match == MATCH_ANY)
-			return err_set(e, -EINVAL, "secret %s: '%s' is every host: name those that it belongs to", secret->name,
-				       hosts[i]);
+			return err_set(e, rc, "secret %s: %s", name, why.text);
+		if (to->intercept[i].match == MATCH_ANY)
+			return err_set(e, -EINVAL, "secret %s: '%s' is every host: name those that it belongs to", name, hosts[i]);
 	}
-	if (secret->hosts.intercept_count == 0)
-		return err_set(e, -EINVAL, "secret %s: no host that it belongs to: give NAME@HOST[,HOST...]", secret->name);
+	if (to->intercept_count == 0)
+		return err_set(e, -EINVAL, "secret %s: no host that it belongs to: give NAME@HOST[,HOST...]", name);
 	return 0;
 }
 
@@ -101,7 +101,7 @@ static int make(const struct secret_spec *spec, struct secret **out, struct err 
 	secret->in_path = spec->in_path;
 	secret->in_body = spec->in_body;
 	secret->plain_http = spec->plain_http;
-	int rc = add_hosts(secret, spec->hosts, e);
+	int rc = secret_add_hosts(&secret->hosts, spec->name, spec->hosts, e);
 	if (rc)
 		free_secret(secret);
 	*out = rc ? NULL : secret;

@@ -67,6 +67,7 @@ struct secret_result {
 /* secret.c */
 int secrets_add(struct secrets *s, const struct secret_spec *spec, char *value, size_t value_bytes, struct err *e);
 void secrets_free(struct secrets *s);
+int secret_add_hosts(struct policy *to, const char *name, const char *const *hosts, struct err *e);
 int secret_placeholder_make(char out[SECRET_RANDOM_PLACEHOLDER_BYTES]);
 bool secret_belongs(const struct secret *s, const struct secret_target *t);
 const char *secret_refusal(const struct secret *s, const struct secret_target *t);
