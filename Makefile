@@ -35,12 +35,16 @@ CFLAGS ?= -O2 -g
 HARDEN := -fstack-protector-strong -D_FORTIFY_SOURCE=2 -ftrivial-auto-var-init=zero
 ALL_CFLAGS := -std=gnu11 -D_GNU_SOURCE -DCAPLOCK_PREFIX='"$(PREFIX)"' -I. $(WARN) -MMD -MP $(CFLAGS)
 
-LIB_SRC := $(wildcard boot/*.c virtio/*.c virtio/net/*.c virtio/net/gate/*.c vmm/*.c) $(filter-out vmm/cli/%,$(wildcard vmm/*/*.c)) guest/frame.c
+LIB_SRC := $(wildcard boot/*.c virtio/*.c virtio/net/*.c vmm/*.c) $(filter-out vmm/cli/%,$(wildcard vmm/*/*.c)) guest/frame.c
+# What reads flows is a program of its own, with the libraries that it needs. The rest of the gate is in both.
+GATE_SRC := $(addprefix virtio/net/gate/,$(addsuffix .c,ca client client_http2 conn exchange http2 intercept trust upstream upstream_http2))
+LIB_SRC += $(filter-out $(GATE_SRC) virtio/net/gate/main.c,$(wildcard virtio/net/gate/*.c))
+GATE_LIBS := -lssl -lcrypto -lnghttp2
 CLI_SRC := $(wildcard vmm/cli/*.c)
 GUEST_SRC := $(wildcard guest/*.c)
 LIBS := -larchive -lcares -lext2fs -lcom_err -lseccomp -lnettle -lzstd -lz -lm
 
-all: $(BUILD)/caplock $(BUILD)/libcaplock.a $(BUILD)/vmlinux
+all: $(BUILD)/caplock $(BUILD)/caplock-gate $(BUILD)/libcaplock.a $(BUILD)/vmlinux
 
 # ---- Packages ----
 
@@ -99,7 +103,7 @@ $(BUILD)/prefix: FORCE
 	@mkdir -p $(@D)
 	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' >$@
 
-$(BUILD)/obj/vmm/sandbox/kernel.o: $(BUILD)/prefix
+$(BUILD)/obj/vmm/sandbox/kernel.o $(BUILD)/obj/vmm/sandbox/installed.o: $(BUILD)/prefix
 
 $(BUILD)/obj/vmm/assets.o: vmm/assets.S $(BUILD)/initramfs.cpio $(BUILD)/base.ext4
 	@mkdir -p $(@D)
@@ -128,6 +132,10 @@ $(BUILD)/caplock: $(call OBJ,$(CLI_SRC)) $(BUILD)/libcaplock.a
 	$(call say,LD)
 	$(Q)$(CC) $(CFLAGS) -static-pie -Wl,-z,relro,-z,now -o $@ $^ $(LIBS)
 
+$(BUILD)/caplock-gate: $(call OBJ,$(GATE_SRC) virtio/net/gate/main.c) $(BUILD)/libcaplock.a
+	$(call say,LD)
+	$(Q)$(CC) $(CFLAGS) -static-pie -Wl,-z,relro,-z,now,--no-warnings -o $@ $^ $(GATE_LIBS) $(LIBS)
+
 # The built-in base image, written by the same code as imported ones.
 $(BUILD)/mkbase: $(BUILD)/obj/vmm/image/tools/mkbase.o $(call OBJ,$(LIB_SRC)) $(FILTERS)
 	$(Q)$(CC) $(CFLAGS) -o $@ $(filter-out %/sandbox.o %/lib.o %/base_image.o,$^) $(LIBS)
@@ -139,6 +147,7 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/caplock $(DESTDIR)$(PREFIX)/include \
 		$(DESTDIR)$(PREFIX)/share/man/man1
 	install -s $(BUILD)/caplock $(DESTDIR)$(PREFIX)/bin/caplock
+	install -s $(BUILD)/caplock-gate $(DESTDIR)$(PREFIX)/lib/caplock/caplock-gate
 	install -m 644 $(BUILD)/libcaplock.a $(DESTDIR)$(PREFIX)/lib/libcaplock.a
 	strip --strip-debug $(DESTDIR)$(PREFIX)/lib/libcaplock.a
 	install -m 644 $(BUILD)/vmlinux $(DESTDIR)$(PREFIX)/lib/caplock/vmlinux
@@ -148,7 +157,7 @@ install: all
 # ---- Tests: the library with sanitizers, under Criterion (gcc) and under libFuzzer (clang) ----
 
 SAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g
-TEST_SRC := $(wildcard tests/unit/*.c) $(LIB_SRC) vmm/cli/env.c $(filter-out guest/init.c guest/frame.c,$(GUEST_SRC))
+TEST_SRC := $(wildcard tests/unit/*.c) $(LIB_SRC) $(GATE_SRC) vmm/cli/env.c $(filter-out guest/init.c guest/frame.c,$(GUEST_SRC))
 SAN_OBJ = $(patsubst %.c,$(BUILD)/san/%.o,$(1))
 
 $(BUILD)/san/%.o: %.c Makefile
@@ -158,7 +167,7 @@ $(BUILD)/san/%.o: %.c Makefile
 
 $(BUILD)/unit-tests: $(call SAN_OBJ,$(TEST_SRC)) $(BUILD)/obj/vmm/assets.o $(FILTERS)
 	$(call say,LD)
-	$(Q)$(CC) $(SAN) -o $@ $^ -lcriterion $(LIBS)
+	$(Q)$(CC) $(SAN) -o $@ $^ -lcriterion $(GATE_LIBS) $(LIBS)
 
 # Tiny guests: kernels of a few lines.
 GUESTS := $(patsubst tests/guests/%.c,$(BUILD)/guests/%.elf,$(wildcard tests/guests/*.c))
@@ -178,7 +187,7 @@ $(BUILD)/inject: tests/escape/inject.c
 	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE $(WARN) -O1 -static -o $@ $<
 
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
-FUZZ_SRC := $(filter-out vmm/lib.c vmm/sandbox/sandbox.c,$(LIB_SRC))
+FUZZ_SRC := $(filter-out vmm/lib.c vmm/sandbox/sandbox.c,$(LIB_SRC)) $(GATE_SRC)
 FUZZ_OBJ = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(1))
 
 fuzzers: $(FUZZERS)
@@ -195,7 +204,7 @@ $(BUILD)/fuzz.a: $(call FUZZ_OBJ,$(FUZZ_SRC)) $(FILTERS)
 
 $(BUILD)/fuzz_%: $(BUILD)/fuzz/tests/fuzz/fuzz_%.o $(BUILD)/fuzz.a
 	$(call say,LD)
-	$(Q)clang -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
+	$(Q)clang -fsanitize=fuzzer,address,undefined -o $@ $^ $(GATE_LIBS) $(LIBS)
 
 fuzz: deps
 	@$(MAKE) --no-print-directory fuzzers

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "virtio/net/gate/dial.h"
 #include "virtio/net/gate/gate.h"
 #include "virtio/net/gate/proto.h"
 #include "virtio/net/net_priv.h"
@@ -223,7 +224,7 @@ Test(gate, one_silent_target_leaves_places)
 {
 	uint64_t id = 0;
 	start();
-	for (; id < GATE_DIALS_MAX / 2; id++)
+	for (; id < DIALS_MAX / 2; id++)
 		ask(id, "a.test", 443);
 	ask(id, "a.test", 443);
 	expect_reply(id, EAGAIN, "too many connections are being opened");

@@ -106,26 +106,6 @@ static void take_answer(struct inspect *s)
 
 /* ---- HTTP ---- */
 
-/* Whether a Host field names the flow's host and, if any, its port. */
-static bool same_host(struct text host, const char *name, uint16_t port)
-{
-	char canonical[NAME_BYTES];
-	size_t at, n = host.bytes;
-	const char *colon = memchr(host.at ? host.at : "", ':', n);
-	if (colon) {
-		unsigned value = 0;
-		n = (size_t)(colon - host.at);
-		for (size_t i = n + 1; i < host.bytes; i++) {
-			if (host.at[i] < '0' || host.at[i] > '9' || value > UINT16_MAX)
-				return false;
-			value = value * 10 + (unsigned)(host.at[i] - '0');
-		}
-		if (value != port)
-			return false;
-	}
-	return !name_canonical(host.at, n, canonical, &at) && strcmp(canonical, name) == 0;
-}
-
 /* In any case: it is for the server to be strict. */
 static bool method_is(const struct http_request *r, const char *method)
 {
@@ -140,7 +120,7 @@ static struct inspect_denial check_request(const struct inspect *s, const char *
 		return (struct inspect_denial){"an HTTP method that is not allowed (CONNECT, TRACE)", 405};
 	if (r->target.at[0] != '/' && !(method_is(r, "OPTIONS") && r->target.bytes == 1 && r->target.at[0] == '*'))
 		return (struct inspect_denial){"an HTTP request as to a proxy", 421};
-	if (!same_host(r->host, name, s->port))
+	if (!name_is_authority(r->host.at, r->host.bytes, name, s->port))
 		return (struct inspect_denial){"an HTTP request for another host", 421};
 	return (struct inspect_denial){0};
 }

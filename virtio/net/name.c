@@ -71,3 +71,23 @@ bool name_is_under(const char *name, const char *parent)
 	size_t n = strlen(name), p = strlen(parent);
 	return n > p + 1 && name[n - p - 1] == '.' && memcmp(name + n - p, parent, p) == 0;
 }
+
+/* Whether an authority, as of a Host field, names this (canonical) host and, if any, this port. `text` may be NULL where it is empty. */
+bool name_is_authority(const char *text, size_t len_bytes, const char *name, uint16_t port)
+{
+	char canonical[NAME_BYTES];
+	size_t at, n = len_bytes;
+	const char *colon = len_bytes ? memchr(text, ':', n) : NULL;
+	if (colon) {
+		unsigned value = 0;
+		n = (size_t)(colon - text);
+		for (size_t i = n + 1; i < len_bytes; i++) {
+			if (text[i] < '0' || text[i] > '9' || value > UINT16_MAX)
+				return false;
+			value = value * 10 + (unsigned)(text[i] - '0');
+		}
+		if (value != port)
+			return false;
+	}
+	return n && !name_canonical(text, n, canonical, &at) && strcmp(canonical, name) == 0;
+}

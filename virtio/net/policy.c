@@ -181,6 +181,14 @@ enum policy_verdict policy_once(const struct policy_request *r)
 	return r->name && (r->port == PORT_HTTP || r->port == PORT_HTTPS) ? POLICY_ALLOW : POLICY_ALLOW_RAW;
 }
 
+static bool any_takes(const struct policy_rule *rule, size_t count, const char *name, uint16_t port)
+{
+	for (size_t i = 0; i < count; i++)
+		if (takes_port(&rule[i], NET_TCP, port) && takes_name(&rule[i], name))
+			return true;
+	return false;
+}
+
 /*
  * Whether the gate ends TLS and reads HTTP on a flow that is allowed as POLICY_ALLOW: hosts with secrets or hooks, or all of
  * them. Flows that a rule allows raw are never read. Pure.
@@ -191,10 +199,17 @@ bool policy_intercepts(const struct policy *p, const struct policy_request *r)
 		return false;
 	if (p->intercept_all || (p->intercept_plain && r->port == PORT_HTTP))
 		return true;
-	for (size_t i = 0; i < p->intercept_count; i++)
-		if (takes_port(&p->intercept[i], NET_TCP, r->port) && takes_name(&p->intercept[i], r->name))
-			return true;
-	return false;
+	return any_takes(p->intercept, p->intercept_count, r->name, r->port) ||
+	       (r->port == PORT_HTTP && policy_allows_websocket(p, r->name, r->port));
+}
+
+/*
+ * Whether HTTP to this host may become a WebSocket, where the gate reads it; without TLS it must, as nothing else could tell one from
+ * something else. Pure.
+ */
+bool policy_allows_websocket(const struct policy *p, const char *name, uint16_t port)
+{
+	return any_takes(p->websocket, p->websocket_count, name, port);
 }
 
 /* Whether DNS gives this (canonical) name an address: some port of it is allowed. */

@@ -61,6 +61,8 @@ struct policy {
 	struct policy_rule *intercept; /* what is allowed is read by the gate: names; ports as in rules that allow */
 	size_t intercept_count;
 	struct strv hooks;    /* JSON texts of rules for the gate: hooks_add_text() */
+	struct policy_rule *websocket; /* hosts that may have WebSockets, where flows are read */
+	size_t websocket_count;
 	bool intercept_all;   /* --network-intercept */
 	bool intercept_plain; /* HTTP without TLS, whatever the host: there are secrets */
 	bool allow_packages; /* "@packages" is asked for: whoever has the image adds its rules */
@@ -107,6 +109,7 @@ int policy_add_allow(struct policy *p, const char *text, struct err *e);
 int policy_add_deny(struct policy *p, const char *text, struct err *e);
 int policy_add_pin(struct policy *p, const char *text, struct err *e);
 int policy_add_intercept(struct policy *p, const char *text, struct err *e);
+int policy_add_websocket(struct policy *p, const char *text, struct err *e);
 int policy_add_loopback(struct policy *p, const char *text, struct err *e);
 int policy_apply(struct policy *p, const struct policy_change *c, struct err *e);
 const char *policy_rule_text(const struct policy_rule *r, char out[POLICY_RULE_TEXT_BYTES]);
@@ -119,6 +122,7 @@ struct policy_decision policy_decide_address(const struct policy *p, const struc
 					     bool own);
 enum policy_verdict policy_once(const struct policy_request *r);
 bool policy_intercepts(const struct policy *p, const struct policy_request *r);
+bool policy_allows_websocket(const struct policy *p, const char *name, uint16_t port);
 bool policy_resolves(const struct policy *p, const char *name);
 bool policy_pinned(const struct policy *p, const char *name, size_t *from, struct ip_addr *out);
 

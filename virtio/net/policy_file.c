@@ -2,7 +2,7 @@
  * Policy files.
  *
  * An object with "version": 1 and lists whose elements are the texts of the options: "allow", "deny", "hosts" (an object:
- * a name's address, or an array of them), "loopback_ports" (numbers) and "intercept"; and "hooks", whose elements are rules of
+ * a name's address, or an array of them), "loopback_ports" (numbers), "intercept", "websockets"; and "hooks", whose elements are rules of
  * virtio/net/gate/hooks.h, kept as texts. A key or a version that is not known is refused: a
  * rule that is not understood must not be left out in silence. Reading adds to a policy, so files and options add up.
  */
@@ -150,9 +150,10 @@ static int add_hooks(struct policy *p, struct json_value list, struct err *e)
 	return rc;
 }
 
-static int add_document(struct policy *p, struct json_value root, struct err *e)
+/* The same for a policy that is a value of another document. Returns as policy_file_parse(). */
+int policy_file_take(struct policy *p, struct json_value root, struct err *e)
 {
-	static const char *const keys[] = {"version", "allow", "deny", "hosts", "loopback_ports", "intercept", "hooks", NULL};
+	static const char *const keys[] = {"version", "allow", "deny", "hosts", "loopback_ports", "intercept", "websockets", "hooks", NULL};
 	struct json_value version = json_get(root, "version");
 	uint64_t number;
 	int rc = json_expect(root, JSON_OBJECT, e);
@@ -168,6 +169,7 @@ static int add_document(struct policy *p, struct json_value root, struct err *e)
 	rc = rc ? rc : add_pins(p, json_get(root, "hosts"), e);
 	rc = rc ? rc : add_ports(p, json_get(root, "loopback_ports"), e);
 	rc = rc ? rc : add_strings(p, json_get(root, "intercept"), policy_add_intercept, e);
+	rc = rc ? rc : add_strings(p, json_get(root, "websockets"), policy_add_websocket, e);
 	return rc ? rc : add_hooks(p, json_get(root, "hooks"), e);
 }
 
@@ -181,7 +183,7 @@ int policy_file_parse(const char *text, size_t len_bytes, struct policy *p, stru
 	int rc = json_parse(text, len_bytes, &(struct json_limits){.max_bytes = FILE_MAX_BYTES, .max_depth = DEPTH_MAX}, &doc, e);
 	if (rc)
 		return rc;
-	rc = add_document(p, json_root(doc), e);
+	rc = policy_file_take(p, json_root(doc), e);
 	json_free(doc);
 	return rc;
 }
@@ -286,6 +288,7 @@ int policy_file_write(const struct policy *p, struct buf *out)
 	rc = rc ? rc : put_pins(out, p);
 	rc = rc ? rc : put_ports(out, p);
 	rc = rc ? rc : put_rules(out, "intercept", p->intercept, p->intercept_count);
+	rc = rc ? rc : put_rules(out, "websockets", p->websocket, p->websocket_count);
 	rc = rc ? rc : put_hooks(out, p);
 	return rc ? rc : buf_addf(out, "\n}\n");
 }

@@ -4,11 +4,14 @@
 
 #include <stddef.h>
 
+#include "vmm/util/json.h"
+
 struct buf;
 struct err;
 struct policy;
 
 int policy_file_parse(const char *text, size_t len_bytes, struct policy *p, struct err *e);
+int policy_file_take(struct policy *p, struct json_value root, struct err *e);
 int policy_file_add(struct policy *p, const char *path, struct err *e);
 int policy_file_write(const struct policy *p, struct buf *out);
 

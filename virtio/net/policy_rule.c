@@ -170,11 +170,8 @@ static bool same_rule(const struct policy_rule *a, const struct policy_rule *b)
 				      : strcmp(a->name, b->name) == 0);
 }
 
-/*
- * Adds HOST[:PORTS], whose allowed flows the gate reads, unless it is there. It allows nothing. Returns 0, -EINVAL with what is
- * wrong, or -E2BIG.
- */
-int policy_add_intercept(struct policy *p, const char *text, struct err *e)
+/* Adds a rule that is about the names of what is read, once. */
+static int add_name(struct policy_rule **list, size_t *count, const char *text, struct err *e)
 {
 	struct policy_rule rule;
 	int rc = parse_rule(text, false, &rule, e);
@@ -182,10 +179,25 @@ int policy_add_intercept(struct policy *p, const char *text, struct err *e)
 		return rc;
 	if (rule.raw || rule.match == MATCH_NET)
 		return err_set(e, -EINVAL, "'%s': what is to be read is named by a host, without tcp: or udp:", text);
-	for (size_t i = 0; i < p->intercept_count; i++)
-		if (same_rule(&p->intercept[i], &rule))
+	for (size_t i = 0; i < *count; i++)
+		if (same_rule(&(*list)[i], &rule))
 			return 0;
-	return add_rule(&p->intercept, &p->intercept_count, text, false, e);
+	return add_rule(list, count, text, false, e);
+}
+
+/*
+ * Adds HOST[:PORTS], whose allowed flows the gate reads, unless it is there. It allows nothing. Returns 0, -EINVAL with what is
+ * wrong, or -E2BIG.
+ */
+int policy_add_intercept(struct policy *p, const char *text, struct err *e)
+{
+	return add_name(&p->intercept, &p->intercept_count, text, e);
+}
+
+/* Adds HOST[:PORTS], which may have WebSockets where its flows are read. Returns as policy_add_intercept(). */
+int policy_add_websocket(struct policy *p, const char *text, struct err *e)
+{
+	return add_name(&p->websocket, &p->websocket_count, text, e);
 }
 
 /* Adds NAME:ADDRESS (an IPv6 address also in brackets). Returns 0, -EINVAL with what is wrong, or -E2BIG. */
@@ -329,6 +341,7 @@ int policy_copy(struct policy *to, const struct policy *from)
 	to->deny = copy_array(from->deny, from->deny_count, sizeof *from->deny, &ok);
 	to->pin = copy_array(from->pin, from->pin_count, sizeof *from->pin, &ok);
 	to->intercept = copy_array(from->intercept, from->intercept_count, sizeof *from->intercept, &ok);
+	to->websocket = copy_array(from->websocket, from->websocket_count, sizeof *from->websocket, &ok);
 	to->loopback_port = copy_array(from->loopback_port, from->loopback_port_count, sizeof *from->loopback_port, &ok);
 	to->hooks = (struct strv){0};
 	ok &= strv_add_all(&to->hooks, (const char *const *)from->hooks.item) == 0;
@@ -345,6 +358,7 @@ void policy_free(struct policy *p)
 	free(p->pin);
 	free(p->intercept);
 	strv_free(p->hooks.item);
+	free(p->websocket);
 	free(p->loopback_port);
 	*p = (struct policy){0};
 }

@@ -24,6 +24,7 @@ enum jail_role {
 	JAIL_NETWORK, /* vmm */
 	JAIL_VCPU,    /* vmm */
 	JAIL_GATE,
+	JAIL_INTERCEPTOR, /* a gate that reads flows */
 	JAIL_ROLES,
 };
 

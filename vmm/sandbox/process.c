@@ -16,7 +16,10 @@
 
 #include "vmm/util/err.h"
 
-enum { STANDARD_SIGNALS = 32 };
+enum {
+	STANDARD_SIGNALS = 32,
+	PROCESS_NOT_EXECUTED = 99, /* an exit status */
+};
 
 static int compare_fds(const void *a, const void *b)
 {
@@ -89,25 +92,54 @@ static void limit_malloc(void)
 	mallopt(M_ARENA_MAX, 1);
 }
 
-static _Noreturn void run(const struct process *p, pid_t supervisor)
+/* Confines this process, all but the system calls, and has it end with the supervisor. It ends here where that fails. */
+void process_enter(const struct jail *jail, pid_t supervisor)
 {
 	int missing[JAIL_STAGES]; /* doctor tells; that is no reason not to run */
-	prctl(PR_SET_NAME, p->name);
-	leave_session();
-	keep_only(p);
 	limit_malloc();
-	enum jail_stage failed = jail_enter(&p->jail, missing);
+	enum jail_stage failed = jail_enter(jail, missing);
 	if (failed != JAIL_STAGES)
 		_exit(JAIL_EXIT_STATUS + (int)failed);
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of user would undo it */
 	if (getppid() != supervisor)
 		_exit(0);
+}
+
+/*
+ * Becomes another program, which enters the jail itself. Of the environment it gets what says where certificates are and how to
+ * resolve.
+ */
+static _Noreturn void execute(const struct process *p)
+{
+	static const char *const names[] = {"SSL_CERT_FILE", "SSL_CERT_DIR", "RES_OPTIONS", "LOCALDOMAIN"};
+	char *environment[sizeof names / sizeof names[0] + 1] = {NULL}, *const arguments[] = {(char *)p->name, (char *)p->argument, NULL};
+	unsigned count = 0;
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+		char *value = getenv(names[i]);
+		if (value)
+			environment[count++] = value - strlen(names[i]) - 1; /* as it stands in the environment */
+	}
+	for (unsigned i = 0; i < p->keep_count; i++)
+		fcntl(p->keep[i], F_SETFD, 0);
+	syscall(SYS_execveat, p->program_fd, "", arguments, environment, AT_EMPTY_PATH);
+	_exit(PROCESS_NOT_EXECUTED);
+}
+
+static _Noreturn void run(const struct process *p, pid_t supervisor)
+{
+	prctl(PR_SET_NAME, p->name);
+	leave_session();
+	keep_only(p);
+	if (!p->run)
+		execute(p);
+	process_enter(&p->jail, supervisor);
 	p->run(p->config);
 	_exit(0);
 }
 
 /*
- * Starts a process that enters its jail, calls p->run and ends when that returns, or when the supervisor dies. Returns 0 with
+ * Starts a process that enters its jail, calls p->run and ends when that returns, or when the supervisor dies; or one that executes
+ * a program, which is to call process_enter(). Returns 0 with
  * *pidfd (pidfd_open(2)), by which the caller reaps it, or -errno.
  */
 int process_start(const struct process *p, int *pidfd, struct err *e)
@@ -134,6 +166,8 @@ bool process_failure(int pidfd, const char *who, char *text, size_t text_bytes)
 	int stage = info.si_status - JAIL_EXIT_STATUS;
 	if (info.si_code == CLD_EXITED && stage >= 0 && stage < JAIL_STAGES)
 		snprintf(text, text_bytes, "%s could not be confined (%s); see caplock doctor", who, jail_stage_name((enum jail_stage)stage));
+	else if (info.si_code == CLD_EXITED && info.si_status == PROCESS_NOT_EXECUTED)
+		snprintf(text, text_bytes, "%s could not be executed", who);
 	else if (info.si_code == CLD_EXITED)
 		return false;
 	else if (info.si_status == SIGSYS)

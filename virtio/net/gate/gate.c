@@ -3,73 +3,38 @@
  *
  * Theory of operation
  * -------------------
- * Purpose: opens flows. A request of the vmm names a host and a port; the gate decides by its own copy of the policy,
- * resolves the name, drops every address that the policy does not allow, and connects to one of the rest: exactly the
- * address that was checked. The connected socket goes to the vmm, and the gate has nothing more to do with the flow.
+ * Purpose: opens flows. A request of the vmm names a host and a port; the gate decides by its own copy of the policy, and
+ * connects (dial.c). The connected socket goes to the vmm, and the gate has nothing more to do with the flow. A flow that is to
+ * be read (policy_intercepts()) stays here: the interceptor keeps the connected socket, and the vmm gets one end of a socket pair.
  *
  * Trust boundary: requests come from the process that parses the guest's bytes, so they are checked as if the guest had
- * written them. The gate sees no frame and no byte of a plain flow.
- *
- * Connecting: addresses in the resolver's order, the next one when the last has failed or HEAD_START_MS has passed (RFC
- * 8305). A request that cannot be started gets an error at once.
+ * written them. The gate sees no frame, and no byte of a plain flow.
  *
  * Nothing blocks. While the vmm does not read its replies (answers.c), no request of its is read. Requests are read a few at
  * a time, and after the supervisor's orders, so that a rule that is taken back is not overtaken.
- *
- * Limits: GATE_DIALS_MAX flows are being opened at once, and to one target no more than there are places left for others. A
- * name has GATE_LIMIT_MS to resolve, and then its addresses have as long to answer.
  *
  * Life: it ends with the vmm's end of the socket. When it dies first, the vmm denies every new flow.
  */
 #include "virtio/net/gate/gate.h"
 
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include "virtio/net/gate/answers.h"
+#include "virtio/net/gate/clock.h"
+#include "virtio/net/gate/dial.h"
 #include "virtio/net/gate/grants.h"
+#include "virtio/net/gate/interceptor.h"
 #include "virtio/net/gate/proto.h"
-#include "virtio/net/gate/resolve.h"
 #include "vmm/util/err.h"
 #include "vmm/util/io.h"
 #include "vmm/util/loop.h"
+#include "vmm/util/passfd.h"
 
-enum {
-	HEAD_START_MS = 250, /* of an address over the next */
-	ATTEMPTS_MAX = 4,    /* of a dial at once: descriptors */
-	REQUESTS_MAX = 32,   /* that are read before other things have their turn */
-};
-
-static const char NO_RESOLVER[] = "no resolver answers";
-
-struct gate;
-struct dial;
-
-struct attempt {
-	struct loop_source source; /* fd -1: none */
-	struct dial *dial;
-	struct ip_addr addr;
-	bool own; /* it is one of this host's */
-};
-
-/* A flow that is being opened. */
-struct dial {
-	struct gate *gate;
-	struct dial *next;
-	struct gate_request request;
-	struct policy_request wanted;
-	struct question *question; /* to the resolver; NULL: none, or it has answered */
-	struct attempt attempt[RESOLVE_MAX];
-	unsigned count, started;
-	uint64_t next_ms, end_ms; /* when to try the next address; to give up on the name, or then on all addresses */
-	int error;                /* of the last attempt */
-	bool granted;             /* by the user: no rule need allow it (grants.c) */
-};
+enum { REQUESTS_MAX = 32 }; /* that are read before other things have their turn */
 
 struct gate {
 	struct gate_config *config;
@@ -78,299 +43,164 @@ struct gate {
 	unsigned unanswered; /* orders of the supervisor */
 	struct answers answers;
 	struct grants grants;
-	struct resolver *resolver;
-	struct dial *dials;
-	unsigned dial_count;
+	struct dialer dialer;
+	struct opening *openings;
+	struct gate_services services; /* for the interceptor */
+	struct intercept *intercept;   /* NULL: there is none */
 	bool ended;
 };
 
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
-/* ---- Addresses ---- */
-
-/* Whether the address is one of this host's: then the way to it begins there. */
-static bool is_own(const struct ip_addr *a)
-{
-	struct sockaddr_storage to, from;
-	socklen_t bytes = addr_socket(a, 9, &to), from_bytes = sizeof from;
-	int fd = socket(to.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	bool own = false;
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&to, bytes) == 0 &&
-	    getsockname(fd, (struct sockaddr *)&from, &from_bytes) == 0 && from.ss_family == to.ss_family)
-		own = addr_is_v4(a) ? ((struct sockaddr_in *)&from)->sin_addr.s_addr == ((struct sockaddr_in *)&to)->sin_addr.s_addr
-				    : memcmp(&((struct sockaddr_in6 *)&from)->sin6_addr, a->byte, 16) == 0;
-	io_close(&fd);
-	return own;
-}
+/* A flow that is being opened for the vmm. */
+struct opening {
+	struct gate *gate;
+	struct opening *next;
+	struct gate_request request;
+	struct dial *dial;
+	bool intercepted;
+};
 
 /* ---- Answers ---- */
 
 /* Answers a request, with `fd` (-1: none), which is closed when it is sent. */
-static void answer(struct gate *g, const struct gate_request *request, int fd, const struct attempt *a, int error,
-		   const char *reason)
+static void answer(struct gate *g, struct gate_reply *reply, const char *reason, int fd)
 {
-	struct gate_reply reply = {.id = request->id, .error = error};
-	if (a) {
-		reply.addr = a->addr;
-		reply.own = a->own;
-	}
 	if (reason)
-		snprintf(reply.reason, sizeof reply.reason, "%s", reason);
-	g->ended |= answers_send(&g->answers, &reply, fd) < 0;
+		snprintf(reply->reason, sizeof reply->reason, "%s", reason);
+	g->ended |= answers_send(&g->answers, reply, fd) < 0;
 	loop_change(&g->loop, &g->vmm, g->answers.first ? EPOLLOUT : EPOLLIN);
 }
 
-static void attempt_end(struct attempt *a)
+static void refuse(struct gate *g, const struct gate_request *r, int error, const char *reason)
 {
-	if (a->source.fd < 0)
-		return;
-	loop_remove(&a->dial->gate->loop, &a->source);
-	io_close(&a->source.fd);
+	answer(g, &(struct gate_reply){.id = r->id, .error = error}, reason, -1);
 }
 
-static void dial_destroy(struct dial *d)
+/* Gives the vmm its end of a flow that the interceptor reads, on the connection `r`, or on one that it has. */
+static void hand_over(struct gate *g, const struct gate_request *request, const struct dial_result *r)
 {
-	struct gate *g = d->gate;
-	struct dial **at = &g->dials;
-	while (*at != d)
-		at = &(*at)->next;
-	*at = d->next;
-	g->dial_count--;
-	resolver_forget(d->question);
-	for (unsigned i = 0; i < d->started; i++)
-		attempt_end(&d->attempt[i]);
-	free(d);
-}
-
-static void dial_fail(struct dial *d, int error, const char *reason)
-{
-	answer(d->gate, &d->request, -1, NULL, error, reason);
-	dial_destroy(d);
-}
-
-static void set_limit(struct dial *d)
-{
-	unsigned limit_ms = d->gate->config->limit_ms;
-	d->end_ms = now_ms() + (limit_ms ? limit_ms : GATE_LIMIT_MS);
-}
-
-static void dial_time_out(struct dial *d)
-{
-	dial_fail(d, ETIMEDOUT, d->question ? NO_RESOLVER : NULL);
-}
-
-/* ---- Connecting ---- */
-
-static void start_next(struct dial *d);
-
-/* Ends the attempt that has waited longest where there are as many as may be. */
-static void make_room(struct dial *d)
-{
-	struct attempt *oldest = NULL;
-	unsigned under_way = 0;
-	for (unsigned i = d->started; i-- > 0;)
-		if (d->attempt[i].source.fd >= 0) {
-			oldest = &d->attempt[i];
-			under_way++;
-		}
-	if (under_way == ATTEMPTS_MAX)
-		attempt_end(oldest);
-}
-
-static void connected(struct dial *d, struct attempt *a)
-{
-	static const int on = 1;
-	if (d->wanted.proto == NET_TCP)
-		setsockopt(a->source.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* the guest has waited, if it wants that */
-	int fd = a->source.fd;
-	loop_remove(&d->gate->loop, &a->source);
-	a->source.fd = -1;
-	answer(d->gate, &d->request, fd, a, 0, NULL);
-	dial_destroy(d);
-}
-
-static void attempt_ready(void *context, uint32_t events)
-{
-	(void)events;
-	struct attempt *a = context;
-	struct dial *d = a->dial;
-	int error = 0;
-	socklen_t bytes = sizeof error;
-	if (getsockopt(a->source.fd, SOL_SOCKET, SO_ERROR, &error, &bytes))
-		error = errno;
-	if (error == 0) {
-		connected(d, a);
-		return;
-	}
-	d->error = error;
-	attempt_end(a);
-	start_next(d);
-}
-
-static int start(struct attempt *a)
-{
-	struct dial *d = a->dial;
-	struct sockaddr_storage to;
-	socklen_t bytes = addr_socket(&a->addr, d->wanted.port, &to);
-	int type = d->wanted.proto == NET_TCP ? SOCK_STREAM : SOCK_DGRAM;
-	a->source = (struct loop_source){
-		.fd = socket(to.ss_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), .ready = attempt_ready, .context = a};
-	if (a->source.fd < 0)
-		return -errno;
-	if (connect(a->source.fd, (struct sockaddr *)&to, bytes) && errno != EINPROGRESS)
-		return -errno;
-	return loop_add(&d->gate->loop, &a->source, EPOLLOUT);
-}
-
-/* Tries the next address that there is. Where none is left and none is under way, the dial has failed; it is gone then. */
-static void start_next(struct dial *d)
-{
-	while (d->started < d->count) {
-		make_room(d);
-		struct attempt *a = &d->attempt[d->started++];
-		int rc = start(a);
-		if (rc == 0) {
-			d->next_ms = now_ms() + HEAD_START_MS;
-			return;
-		}
-		d->error = -rc;
-		io_close(&a->source.fd);
-	}
-	d->next_ms = 0;
-	for (unsigned i = 0; i < d->started; i++)
-		if (d->attempt[i].source.fd >= 0)
-			return;
-	dial_fail(d, d->error, NULL);
-}
-
-/* The addresses of the name are known: those that the policy allows are dialled. */
-static void resolved(void *context, const struct ip_addr *addr, unsigned count, int error)
-{
-	struct dial *d = context;
-	struct policy_decision denied = {.verdict = POLICY_DENY};
-	d->question = NULL;
-	set_limit(d);
-	for (unsigned i = 0; i < count && d->count < RESOLVE_MAX; i++) {
-		bool own = is_own(&addr[i]);
-		struct policy_decision decision = policy_decide_address(&d->gate->config->policy, &d->wanted, &addr[i], own);
-		if (decision.verdict == POLICY_DENY && !(d->granted && grants_reach(&decision, &addr[i], own))) {
-			denied = decision;
-			continue;
-		}
-		d->attempt[d->count++] = (struct attempt){.source.fd = -1, .dial = d, .addr = addr[i], .own = own};
-	}
-	if (d->count)
-		start_next(d);
-	else if (count)
-		dial_fail(d, EPERM, denied.reason);
-	else
-		dial_fail(d, error, error == ETIMEDOUT ? NO_RESOLVER : NULL);
-}
-
-/* Where a name is that no resolver is asked for. Returns how many addresses there are. */
-static unsigned known_addresses(const struct dial *d, struct ip_addr out[RESOLVE_MAX])
-{
-	static const struct ip_addr loopback_v6 = {{[15] = 1}};
-	unsigned count = 0;
-	if (!d->wanted.name) {
-		out[count++] = d->wanted.addr;
-	} else if (strcmp(d->wanted.name, POLICY_HOST_NAME) == 0) {
-		out[count++] = addr_v4(INADDR_LOOPBACK);
-		out[count++] = loopback_v6;
-	} else {
-		size_t from = 0;
-		while (count < RESOLVE_MAX && policy_pinned(&d->gate->config->policy, d->wanted.name, &from, &out[count]))
-			count++;
-	}
-	return count;
-}
-
-static void start_dial(struct dial *d)
-{
-	struct gate *g = d->gate;
-	struct ip_addr known[RESOLVE_MAX];
-	unsigned count = known_addresses(d, known);
-	int rc = 0;
-	if (count == 0 && !g->resolver) /* not before a name is to be resolved */
-		rc = resolver_create(&g->loop, g->config->dns_servers, &g->resolver);
-	if (count)
-		resolved(d, known, count, 0);
-	else if (rc)
-		dial_fail(d, -rc, NULL);
-	else
-		resolver_ask(g->resolver, d->wanted.name, resolved, d, &d->question);
+	struct gate_reply reply = {.id = request->id, .addr = r->addr, .own = r->own};
+	int guest_fd = -1;
+	reply.error = -g->config->interceptor->open(g->intercept, request, r, &guest_fd);
+	answer(g, &reply, NULL, guest_fd);
 }
 
 /* ---- Requests ---- */
 
-/*
- * Whether one more flow may be opened: a target has at most as many under way as there are places left for others, so that
- * one that does not answer does not keep the rest from being reached.
- */
-static bool has_place(const struct gate *g, const struct gate_request *r)
+static void opening_destroy(struct opening *o)
 {
-	unsigned same = 0;
-	for (const struct dial *d = g->dials; d; d = d->next)
-		same += gate_same_target(&d->request, r);
-	return same < GATE_DIALS_MAX - g->dial_count;
+	struct opening **at = &o->gate->openings;
+	while (*at != o)
+		at = &(*at)->next;
+	*at = o->next;
+	dial_cancel(o->dial);
+	free(o);
 }
 
-static void take_request(struct gate *g, struct gate_request *r)
+static void dialled(void *context, const struct dial_result *r)
+{
+	struct opening *o = context;
+	if (r->fd >= 0 && o->intercepted)
+		hand_over(o->gate, &o->request, r);
+	else
+		answer(o->gate, &(struct gate_reply){.id = o->request.id, .error = r->error, .addr = r->addr, .own = r->own}, r->reason,
+		       r->fd);
+	opening_destroy(o);
+}
+
+static void open_flow(struct gate *g, const struct gate_request *r, bool granted, bool intercepted)
+{
+	struct dial_result kept = {.fd = -1};
+	if (intercepted && !g->intercept) {
+		refuse(g, r, EPERM, "nothing can read this host's requests");
+		return;
+	}
+	if (intercepted && g->config->interceptor->has_connection(g->intercept, r, &kept)) {
+		hand_over(g, r, &kept);
+		return;
+	}
+	struct opening *o = calloc(1, sizeof *o);
+	if (!o) {
+		refuse(g, r, ENOMEM, NULL);
+		return;
+	}
+	*o = (struct opening){.gate = g, .next = g->openings, .request = *r, .intercepted = intercepted};
+	g->openings = o;
+	dial_start(&g->dialer, r, granted, dialled, o, &o->dial);
+}
+
+static void take_request(struct gate *g, const struct gate_request *r)
 {
 	if (!gate_request_valid(r)) {
-		answer(g, r, -1, NULL, EINVAL, NULL);
+		refuse(g, r, EINVAL, NULL);
 		return;
 	}
-	struct dial *d = has_place(g, r) ? calloc(1, sizeof *d) : NULL;
-	if (!d) {
-		answer(g, r, -1, NULL, EAGAIN, NULL);
-		return;
-	}
-	d->gate = g;
-	d->next = g->dials;
-	g->dials = d;
-	g->dial_count++;
-	d->request = *r;
-	d->wanted = (struct policy_request){
-		.proto = r->proto, .name = r->name[0] ? d->request.name : NULL, .addr = r->addr, .port = r->port};
-	set_limit(d);
-	struct policy_decision decision = policy_decide(&g->config->policy, &d->wanted);
-	d->granted = grants_take(&g->grants, r, &decision, now_ms());
-	if (decision.verdict == POLICY_DENY && !d->granted)
-		dial_fail(d, EPERM, decision.reason);
+	struct policy_request wanted = {.proto = r->proto, .name = r->name[0] ? r->name : NULL, .addr = r->addr, .port = r->port};
+	struct policy_decision decision = policy_decide(&g->config->policy, &wanted);
+	bool granted = grants_take(&g->grants, r, &decision, clock_ms());
+	enum policy_verdict verdict = granted ? policy_once(&wanted) : decision.verdict;
+	if (verdict == POLICY_DENY)
+		refuse(g, r, EPERM, decision.reason);
 	else
-		start_dial(d);
+		open_flow(g, r, granted, verdict == POLICY_ALLOW && policy_intercepts(&g->config->policy, &wanted));
 }
 
-static void take_order(struct gate *g, const struct gate_order *order)
+/* ---- The supervisor ---- */
+
+static void take_order(struct gate *g, const struct gate_order *order, int fd)
 {
 	struct err e;
-	if (order->op == GATE_POLICY)
+	if (order->op == GATE_CONNECTED) {
+		if (g->intercept)
+			g->config->interceptor->connected(g->intercept, order->callback, fd);
+		else
+			io_close(&fd);
+		return;
+	}
+	io_close(&fd);
+	if (order->op == GATE_POLICY) {
 		policy_apply(&g->config->policy, &order->change, &e); /* it was checked before it was sent */
-	else if (order->op == GATE_GRANT)
-		grants_add(&g->grants, &order->grant, order->flows, now_ms());
+		if (g->intercept)
+			g->config->interceptor->policy_changed(g->intercept);
+	} else if (order->op == GATE_GRANT) {
+		grants_add(&g->grants, &order->grant, order->flows, clock_ms());
+	}
 	g->unanswered++;
 }
 
-/* The supervisor is trusted; its end is ours. */
+/* Takes one order. Returns false where there is none now; the supervisor is trusted, and its end is ours. */
+static bool receive_order(struct gate *g)
+{
+	struct gate_order order;
+	int fd = -1;
+	ssize_t n = passfd_recv(g->supervisor.fd, &order, sizeof order, &fd);
+	if (n == sizeof order) {
+		take_order(g, &order, fd);
+		return true;
+	}
+	g->ended |= n >= 0 || (n != -EAGAIN && n != -EINTR);
+	return false;
+}
+
 static void supervisor_ready(void *context, uint32_t events)
 {
 	(void)events;
 	struct gate *g = context;
-	struct gate_order order;
-	ssize_t n;
-	while ((n = recv(g->supervisor.fd, &order, sizeof order, MSG_DONTWAIT)) == sizeof order)
-		take_order(g, &order);
-	g->ended |= n >= 0 || (errno != EAGAIN && errno != EINTR);
-	while (g->unanswered && send(g->supervisor.fd, &(char){0}, 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1)
+	static const uint8_t done = GATE_DONE;
+	while (receive_order(g))
+		;
+	while (g->unanswered && send(g->supervisor.fd, &done, sizeof done, MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof done)
 		g->unanswered--;
 	loop_change(&g->loop, &g->supervisor, EPOLLIN | (g->unanswered ? EPOLLOUT : 0u));
 }
+
+/* Tells the supervisor something that must not be lost: where it is behind, the gate waits for it, as the device does. */
+static void tell(void *context, const void *message, size_t len_bytes)
+{
+	struct gate *g = context;
+	g->ended |= send(g->supervisor.fd, message, len_bytes, MSG_NOSIGNAL) < 0 && errno != EINTR;
+}
+
+/* ---- The vmm ---- */
 
 static void take_requests(struct gate *g)
 {
@@ -396,42 +226,41 @@ static void vmm_ready(void *context, uint32_t events)
 	take_requests(g);
 }
 
-/* ---- Time ---- */
+/* ---- Life ---- */
 
-/* Does what is due. Returns how long until something is next; -1: nothing waits. */
+/* Has the interceptor, where there is one, set itself up. Returns false where it cannot. */
+static bool start_interceptor(struct gate *g)
+{
+	const struct gate_interceptor *i = g->config->interceptor;
+	g->services = (struct gate_services){.loop = &g->loop, .config = g->config, .dialer = &g->dialer, .tell = tell, .context = g};
+	return !i || i->create(&g->services, &g->intercept) == 0;
+}
+
+/* Does what is due. Returns how long until something is next, in milliseconds; -1: nothing waits. */
 static int tick(struct gate *g)
 {
-	uint64_t now = now_ms(), next = UINT64_MAX;
-	resolver_tick(g->resolver);
-	for (struct dial *d = g->dials, *following; d; d = following) {
-		following = d->next;
-		if (d->end_ms <= now) {
-			dial_time_out(d);
-			continue;
-		}
-		uint64_t due = d->next_ms && d->started < d->count && d->next_ms < d->end_ms ? d->next_ms : d->end_ms;
-		if (due <= now) {
-			start_next(d);
-			due = now + 1;
-		}
-		next = due < next ? due : next;
-	}
-	int resolver_ms = resolver_timeout_ms(g->resolver);
-	int ms = next == UINT64_MAX ? -1 : (int)(next - now);
-	return resolver_ms >= 0 && (ms < 0 || resolver_ms < ms) ? resolver_ms : ms;
+	int dials_ms = dialer_tick(&g->dialer);
+	int intercept_ms = g->intercept ? g->config->interceptor->tick(g->intercept) : -1;
+	return intercept_ms >= 0 && (dials_ms < 0 || intercept_ms < dials_ms) ? intercept_ms : dials_ms;
 }
 
 /* Runs the gate, in a process of its own, until the vmm is gone. */
 void gate_run(struct gate_config *c)
 {
 	struct gate g = {.config = c, .answers.fd = c->vmm_fd};
+	g.dialer = (struct dialer){.loop = &g.loop, .policy = &c->policy, .dns_servers = c->dns_servers, .limit_ms = c->limit_ms};
 	g.vmm = (struct loop_source){.fd = c->vmm_fd, .ready = vmm_ready, .context = &g};
 	g.supervisor = (struct loop_source){.fd = c->supervisor_fd, .ready = supervisor_ready, .context = &g};
-	if (loop_create(&g.loop) || loop_add(&g.loop, &g.vmm, EPOLLIN) || loop_add(&g.loop, &g.supervisor, EPOLLIN))
+	if (loop_create(&g.loop) || loop_add(&g.loop, &g.vmm, EPOLLIN) || loop_add(&g.loop, &g.supervisor, EPOLLIN) ||
+	    !start_interceptor(&g))
 		return;
 	if (c->confine)
 		c->confine();
 	while (!g.ended && loop_step(&g.loop, tick(&g)) >= 0)
 		;
+	while (g.openings)
+		opening_destroy(g.openings);
+	if (g.intercept)
+		c->interceptor->destroy(g.intercept);
 	answers_free(&g.answers);
 }

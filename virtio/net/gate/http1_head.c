@@ -9,8 +9,7 @@
 
 enum {
 	METHOD_MAX_BYTES = 32,
-	OPTIONS_MAX = 16,       /* that Connection names */
-	LENGTH_MAX_DIGITS = 18, /* fits in an int64_t */
+	OPTIONS_MAX = 16, /* that Connection names */
 };
 
 /* Says what is wrong. Returns false, to be passed on. */
@@ -70,17 +69,11 @@ static bool take_version(struct http1_in *in, struct http1_text t, struct http1_
 	return true;
 }
 
-/*
- * TRACE shows the secrets that were put in, CONNECT what is not HTTP any more. A HEAD that only some take for one would make
- * of its answer two.
- */
 static bool check_method(const char *method, struct http1_wrong *wrong)
 {
-	if (strcasecmp(method, "CONNECT") == 0 || strcasecmp(method, "TRACE") == 0)
-		return http1_wrong(wrong, 405, "an HTTP method that is not allowed (CONNECT, TRACE)");
-	if (strcasecmp(method, "HEAD") == 0 && strcmp(method, "HEAD") != 0)
-		return http1_wrong(wrong, 400, "an HTTP HEAD that is not in capitals");
-	return true;
+	const char *reason;
+	unsigned status = http_refuses_method(method, &reason);
+	return status ? http1_wrong(wrong, status, reason) : true;
 }
 
 static bool check_target(const char *method, struct http1_text target, struct http1_wrong *wrong)
@@ -188,12 +181,8 @@ static bool take_connection(struct http1_in *in, struct http1_text list, struct 
 /* One number. A response may say it more than once (RFC 9110, 8.6). */
 static bool take_length(struct http1_in *in, struct http1_text value, struct http1_wrong *wrong)
 {
-	int64_t length = 0;
-	bool ok = value.bytes && value.bytes <= LENGTH_MAX_DIGITS;
-	for (size_t i = 0; ok && i < value.bytes; i++) {
-		ok = value.at[i] >= '0' && value.at[i] <= '9';
-		length = length * 10 + (value.at[i] - '0');
-	}
+	int64_t length;
+	bool ok = http_parse_length(value.at, value.bytes, &length);
 	if (ok && in->seen.has_length)
 		ok = in->role == HTTP1_RESPONSES && in->head.length_bytes == length;
 	if (!ok)

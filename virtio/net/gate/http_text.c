@@ -6,6 +6,8 @@
 #include "virtio/net/addr.h"
 #include "virtio/net/name.h"
 
+enum { LENGTH_MAX_DIGITS = 18 }; /* fits in an int64_t */
+
 /* What a character may be part of. */
 enum {
 	TOKEN = 1,
@@ -69,6 +71,38 @@ bool http_is_path(const char *text, size_t len_bytes)
 bool http_text_is(const char *text, size_t len_bytes, const char *word)
 {
 	return strlen(word) == len_bytes && strncasecmp(text, word, len_bytes) == 0;
+}
+
+/*
+ * TRACE shows the secrets that were put in, CONNECT what is not HTTP any more. A HEAD that only some take for one would make
+ * of its answer two. Returns the status that says so, with the reason, or 0: the method is allowed.
+ */
+unsigned http_refuses_method(const char *method, const char **reason)
+{
+	if (strcasecmp(method, "CONNECT") == 0 || strcasecmp(method, "TRACE") == 0) {
+		*reason = "an HTTP method that is not allowed (CONNECT, TRACE)";
+		return 405;
+	}
+	if (strcasecmp(method, "HEAD") == 0 && strcmp(method, "HEAD") != 0) {
+		*reason = "an HTTP HEAD that is not in capitals";
+		return 400;
+	}
+	return 0;
+}
+
+/* Reads the number of a Content-Length. Returns false where it is none, or too large for any body. */
+bool http_parse_length(const char *text, size_t len_bytes, int64_t *out)
+{
+	int64_t length = 0;
+	if (len_bytes == 0 || len_bytes > LENGTH_MAX_DIGITS)
+		return false;
+	for (size_t i = 0; i < len_bytes; i++) {
+		if (text[i] < '0' || text[i] > '9')
+			return false;
+		length = length * 10 + (text[i] - '0');
+	}
+	*out = length;
+	return true;
 }
 
 /* What kind of field a name is. */

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* Names of fields that are never among a head's: what they say is in its members, or of no use beyond one connection. */
 enum http_name {
@@ -24,6 +25,8 @@ bool http_is_token(const char *text, size_t len_bytes);
 bool http_is_value(const char *text, size_t len_bytes);
 bool http_is_path(const char *text, size_t len_bytes);
 bool http_parse_authority(const char *text, size_t len_bytes, size_t *host_bytes, unsigned *port);
+unsigned http_refuses_method(const char *method, const char **reason);
+bool http_parse_length(const char *text, size_t len_bytes, int64_t *out);
 bool http_text_is(const char *text, size_t len_bytes, const char *word);
 
 #endif

@@ -28,10 +28,11 @@ enum {
 	D = 1 << JAIL_DISK,
 	N = 1 << JAIL_NETWORK,
 	V = 1 << JAIL_VCPU,
-	G = 1 << JAIL_GATE,
+	I = 1 << JAIL_INTERCEPTOR, /* a gate that reads flows */
+	G = 1 << JAIL_GATE | I,
 };
 
-static const char *const role_names[JAIL_ROLES] = {"caplock-vmm", "disk", "network", "vcpu", "caplock-gate"};
+static const char *const role_names[JAIL_ROLES] = {"caplock-vmm", "disk", "network", "vcpu", "caplock-gate", "caplock-gate"};
 
 struct rule {
 	int number;
@@ -76,7 +77,7 @@ static const struct rule rules[] = {
 	ALLOW(sendmsg, M | N | G),
 	ALLOW(sendto, N | G),
 	ALLOW(recvfrom, N | G),
-	ALLOW(recvmsg, N),
+	ALLOW(recvmsg, N | G),
 	ALLOW_RARE(recvmsg, M), /* connections into the guest */
 	ALLOW(shutdown, M | N | V),
 	ALLOW(setsockopt, N | G),
@@ -96,6 +97,15 @@ static const struct rule rules[] = {
 	ALLOW(uname, G),
 	ALLOW_RARE(fstat, G),  /* newer C libraries' newfstatat */
 	ALLOW_RARE(writev, G), /* DNS over TCP */
+	/* A gate that reads flows: TLS on sockets, pairs of sockets for the vmm, certificates in files. */
+	ALLOW_RARE(write, I),
+	ALLOW_RARE_IF(socketpair, I, ARG_IS(0, AF_UNIX)),
+	ALLOW_RARE(getrandom, I),
+	ALLOW_RARE(access, I),
+	ALLOW_RARE(lseek, I),
+	ALLOW_RARE(shutdown, I),
+	ALLOW_RARE(getpid, I),
+	ALLOW_RARE(futex, I),
 	/* Memory, as allocations come. */
 	ALLOW_RARE(brk, M | D | N | V | G),
 	ALLOW_RARE_IF(mmap, M | N | G, NOT_EXECUTABLE),
