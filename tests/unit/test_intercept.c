@@ -831,6 +831,41 @@ Test(intercept, hooks_that_do_not_answer_deny)
 	cr_expect_eq(take_record().denied, 1);
 }
 
+/* ---- AWS ---- */
+
+static const char AWS_REQUEST[] = "POST / HTTP/1.1\r\nHost: owner.test:%u\r\nX-Amz-Date: 20260101T000000Z\r\nAuthorization: AWS4-HMAC-SHA256 "
+				  "Credential=AKIAGUESTGUESTGUESTG/20260101/eu-west-1/sts/aws4_request, SignedHeaders=host;x-amz-date, "
+				  "Signature=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\r\nContent-Length: 3\r\n\r\n";
+
+/* Without a hash of the body in the head: the gate waits for all of it, and makes one. */
+Test(intercept, requests_to_aws_are_signed_anew)
+{
+	static char *hosts[] = {"owner.test:1-65535", NULL};
+	struct gate_secret key = {.name = "work", .placeholder = "AKIAGUESTGUESTGUESTG", .hosts = hosts, .aws = true};
+	char text[1024];
+	key.value_fd = memory_file("[work]\naws_access_key_id = AKIAREALREALREALREAL\naws_secret_access_key = abcdefghijklmnopqrstuvwxyz0123456789ABCD\n");
+	io_close(&secret.value_fd);
+	config.secrets = &key;
+	start();
+	io_close(&key.value_fd);
+	connect_to("owner.test");
+	snprintf(text, sizeof text, AWS_REQUEST, server_port);
+	say(text);
+	struct session s = serve_connection();
+	cr_assert_eq(SSL_accept(s.ssl), 1);
+	cr_expect_eq(poll(&(struct pollfd){.fd = s.fd, .events = POLLIN}, 1, 100), 0, "it was sent before it could be signed");
+	say("a=b");
+	const char *request = session_read_until(&s, "a=b");
+	expect_in(request, "Credential=AKIAREALREALREALREAL/");
+	expect_in(request, "/eu-west-1/sts/aws4_request");
+	expect_not_in(request, "AKIAGUEST");
+	expect_not_in(request, "0123456789abcdef0123456789abcdef0123456789abcdef");
+	session_write(&s, OK, sizeof OK - 1);
+	hear("ok");
+	cr_expect_str_eq(take_record().secrets, "AWS");
+	session_end(&s);
+}
+
 /* ---- Certificates ---- */
 
 Test(ca, case_37_ten_thousand_names_have_one_key_and_few_certificates)

@@ -58,7 +58,8 @@ struct exchange {
 	struct buf early; /* of the body: before there is a connection */
 	bool scans_request, request_ended, request_sent; /* sent: its end, too */
 	bool body_seen;
-	bool has_route; /* a connection was asked for */
+	bool hashes;    /* the body is kept until its hash is known */
+	bool is_signed; /* with a key of AWS */
 
 	struct http_head response;
 	struct http_fields response_trailers;
@@ -126,6 +127,8 @@ static void finish_record(struct exchange *x)
 	struct gate_record *r = &x->record;
 	r->duration_ms = clock_ms() - x->start_ms;
 	record_secrets(x, x->secrets.used | (x->scans_request ? x->request_scan.found : 0));
+	if (x->is_signed && !r->secrets[0])
+		strcpy(r->secrets, "AWS");
 	r->redacted += x->scans_response ? (uint32_t)x->response_scan.count : 0;
 	if (!x->responding && !r->reason[0])
 		snprintf(r->reason, sizeof r->reason, "ended before there was a response");
@@ -362,6 +365,39 @@ static bool put_secrets(struct exchange *x)
 	return true;
 }
 
+/* Asks for a connection to the server. */
+static void find_route(struct exchange *x)
+{
+	upstream_get(x->flow->all, x, x->flow, x->http2, &x->want);
+}
+
+/* Signs the request, where it is to be, and has it go on. `hash`: of its body; NULL: not known. */
+static void sign_and_go_on(struct exchange *x, const char *hash)
+{
+	struct intercept *i = x->flow->all;
+	struct secret_target t = secret_target(x);
+	struct sigv4_result r = {.outcome = SIGV4_NOT_OURS};
+	int rc = 0;
+	for (size_t n = 0; n < i->aws_count && rc == 0 && r.outcome == SIGV4_NOT_OURS; n++)
+		rc = sigv4_sign(&i->aws[n], &t, time(NULL), hash, &x->request, &r);
+	x->is_signed = r.outcome == SIGV4_SIGNED;
+	x->hashes = r.outcome == SIGV4_NEEDS_HASH;
+	if (rc)
+		deny(x, 431, "the request is too large with its signature");
+	else if (r.outcome == SIGV4_REFUSED)
+		deny(x, 403, r.reason);
+	else if (!x->hashes)
+		find_route(x);
+}
+
+/* All of the body is here. */
+static void hash_and_go_on(struct exchange *x)
+{
+	char hash[SIGV4_HASH_BYTES];
+	sigv4_hash(x->early.data, x->early.len, hash);
+	sign_and_go_on(x, hash);
+}
+
 /* Hooks, then secrets, then the way to the server. */
 static void go_on_before(struct exchange *x)
 {
@@ -373,8 +409,11 @@ static void go_on_before(struct exchange *x)
 	} else if (step == HOOK_CALLBACK) {
 		ask(x, &x->before, false);
 	} else if (put_secrets(x)) {
-		x->has_route = true;
-		upstream_get(i, x, x->flow, x->http2, &x->want);
+		sign_and_go_on(x, NULL);
+		if (!x->dead && x->hashes && x->request_ended)
+			hash_and_go_on(x);
+		else if (!x->dead && x->hashes)
+			x->client->resume(x->client_context);
 	}
 }
 
@@ -383,6 +422,8 @@ bool exchange_wants_data(const struct exchange *x)
 {
 	if (x->own_response || x->response_ended)
 		return true; /* it is dropped */
+	if (x->hashes)
+		return true;
 	return x->upstream && x->upstream->room(x->upstream_context) > 0;
 }
 
@@ -447,6 +488,8 @@ void exchange_request_data(struct exchange *x, const uint8_t *data, size_t len_b
 	x->body_seen = true;
 	if (x->upstream && x->early.len == 0)
 		send_data(x, data, len_bytes);
+	else if (x->hashes && x->early.len + len_bytes > SIGV4_BODY_MAX_BYTES)
+		deny(x, 413, "a body that is too large to be signed here: have the client send its hash (x-amz-content-sha256)");
 	else if (buf_add(&x->early, data, len_bytes))
 		deny(x, 502, "out of memory");
 }
@@ -463,7 +506,9 @@ void exchange_request_end(struct exchange *x, struct http_fields *trailers)
 		return;
 	if (trailers)
 		x->request_trailers = *trailers;
-	if (x->upstream)
+	if (x->hashes)
+		hash_and_go_on(x);
+	else if (x->upstream)
 		send_end(x);
 }
 

@@ -302,13 +302,30 @@ static void destroy(struct intercept *i)
 	ca_destroy(i->ca);
 	secret_patterns_free(&i->patterns);
 	secrets_free(&i->secrets);
+	while (i->aws_count)
+		sigv4_close(&i->aws[--i->aws_count]);
+	free(i->aws);
 	hooks_free(&i->hooks);
 	free(i);
 }
 
 /* ---- Start ---- */
 
-/* Reads a secret's value, to the end of its descriptor, and has the store take it. A line end at its end is not part of it. */
+/* Has the store take a secret's value. A line end at its end is not part of it. */
+static int take_value(struct intercept *i, struct gate_secret *s, char *value, size_t len, struct err *e)
+{
+	const struct secret_spec spec = {.name = s->name, .placeholder = s->placeholder, .hosts = (const char *const *)s->hosts,
+					 .in_path = s->in_path, .in_body = s->in_body, .plain_http = s->plain_http};
+	if (s->aws) /* its name is the profile's, and its placeholder the id of the key that the guest has */
+		return sigv4_open(&i->aws[i->aws_count++], s->name, s->placeholder, spec.hosts, value, len, e);
+	if (len && value[len - 1] == '\n')
+		len--;
+	if (len && value[len - 1] == '\r')
+		len--;
+	return secrets_add(&i->secrets, &spec, value, len, e);
+}
+
+/* Reads a secret's value, to the end of its descriptor. */
 static int take_secret(struct intercept *i, struct gate_secret *s, struct err *e)
 {
 	char *value = malloc(SECRET_VALUE_MAX_BYTES + 2);
@@ -318,13 +335,7 @@ static int take_secret(struct intercept *i, struct gate_secret *s, struct err *e
 	while (rc == 0 && len < SECRET_VALUE_MAX_BYTES + 2 && (n = read(s->value_fd, value + len, SECRET_VALUE_MAX_BYTES + 2 - len)) > 0)
 		len += (size_t)n;
 	rc = rc ? rc : n < 0 ? -errno : 0;
-	if (len && value[len - 1] == '\n')
-		len--;
-	if (len && value[len - 1] == '\r')
-		len--;
-	const struct secret_spec spec = {.name = s->name, .placeholder = s->placeholder, .hosts = (const char *const *)s->hosts,
-					 .in_path = s->in_path, .in_body = s->in_body, .plain_http = s->plain_http};
-	rc = rc ? err_sys(e, rc, "the value of secret %s cannot be read", s->name) : secrets_add(&i->secrets, &spec, value, len, e);
+	rc = rc ? err_sys(e, rc, "the value of secret %s cannot be read", s->name) : take_value(i, s, value, len, e);
 	io_close(&s->value_fd);
 	if (value)
 		explicit_bzero(value, SECRET_VALUE_MAX_BYTES + 2);
@@ -335,7 +346,8 @@ static int take_secret(struct intercept *i, struct gate_secret *s, struct err *e
 static int take_config(struct intercept *i, struct err *e)
 {
 	struct gate_config *c = i->services.config;
-	int rc = 0;
+	i->aws = calloc(c->secret_count + 1, sizeof *i->aws);
+	int rc = i->aws ? 0 : err_sys(e, -ENOMEM, "secrets");
 	for (size_t n = 0; rc == 0 && n < c->secret_count; n++)
 		rc = take_secret(i, &c->secrets[n], e);
 	for (char **hook = c->policy.hooks.item; rc == 0 && hook && *hook; hook++)

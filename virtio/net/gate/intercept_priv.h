@@ -13,6 +13,7 @@
 #include "virtio/net/gate/proto.h"
 #include "virtio/net/gate/secret.h"
 #include "virtio/net/gate/secret_scan.h"
+#include "virtio/net/gate/sigv4.h"
 
 struct server;
 struct spare;
@@ -25,6 +26,8 @@ struct intercept {
 	SSL_CTX *guest_tls, *server_tls; /* server_tls: NULL until it is needed */
 	struct hooks hooks;
 	struct secrets secrets;
+	struct sigv4 *aws; /* keys of AWS */
+	size_t aws_count;
 	struct secret_patterns patterns; /* their forms in bodies */
 	struct callbacks callbacks;
 	struct flow_gate *flows, *dead_flows;
