@@ -32,6 +32,12 @@ static void check_written(const struct policy *p)
 		abort();
 	check_same(p->allow, p->allow_count, again.allow, again.allow_count);
 	check_same(p->deny, p->deny_count, again.deny, again.deny_count);
+	check_same(p->intercept, p->intercept_count, again.intercept, again.intercept_count);
+	if (p->hooks.count != again.hooks.count)
+		abort();
+	for (size_t i = 0; i < p->hooks.count; i++)
+		if (strcmp(p->hooks.item[i], again.hooks.item[i]) != 0)
+			abort();
 	if (p->pin_count != again.pin_count || p->loopback_port_count != again.loopback_port_count)
 		abort();
 	policy_free(&again);
