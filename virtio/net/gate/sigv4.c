@@ -246,7 +246,7 @@ int sigv4_sign(const struct sigv4 *s, const struct secret_target *t, time_t now,
 	if (!t->tls)
 		result(r, SIGV4_REFUSED, "a request to AWS over HTTP without TLS");
 	else if (in_url)
-		result(r, SIGV4_REFUSED, "a presigned URL of AWS: the sandbox's key signs requests, and only in the Authorization field");
+		result(r, SIGV4_REFUSED, "a presigned URL of AWS: the sandbox's key is for the Authorization field only");
 	else if (!sigv4_parse_authorization(authorization, s->guest_id, &scope))
 		result(r, SIGV4_REFUSED, "an AWS signature other than of AWS4-HMAC-SHA256");
 	const char *payload = r->outcome == SIGV4_REFUSED ? NULL : choose_payload(h, body_hash, r);

@@ -5,7 +5,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Sets `bytes` of address space aside; what is not taken costs no memory. Returns 0 or -errno. */
+/*
+ * Sets `bytes` of address space aside; what is not taken costs no memory. Vaults are opened and filled before the process
+ * confines itself: the gate has neither madvise() nor mlock() afterwards. Returns 0 or -errno.
+ */
 int vault_open(struct vault *v, size_t bytes)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (bytes + page - 1) / page * page;
