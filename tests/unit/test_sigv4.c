@@ -382,6 +382,9 @@ Test(sigv4, open_fails_clean)
 	cr_expect_eq(sigv4_open(&s, "p", GUEST_ID, every, copy, sizeof text - 1, &e), -EINVAL);
 	cr_expect(strstr(e.text, "aws:p"), "%s", e.text);
 	cr_expect_eq(copy[0], 0);
+	strcpy(copy, text);
+	cr_expect_eq(sigv4_open(&s, "p", "short", good, copy, sizeof text - 1, &e), -EINVAL);
+	cr_expect(strstr(e.text, "'short'") && copy[0] == 0, "%s", e.text);
 	cr_expect_eq(sigv4_open(&s, "q", GUEST_ID, good, text, sizeof text - 1, &e), -ENOENT);
 	cr_expect(!s.vault.base && !s.hosts.intercept);
 }

@@ -15,7 +15,6 @@
  */
 #include "virtio/net/gate/sigv4.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <nettle/hmac.h>
 #include <nettle/sha2.h>
@@ -79,10 +78,12 @@ int sigv4_open(struct sigv4 *s, const char *profile, const char *guest_id, const
 	       struct err *e)
 {
 	char name[SECRET_NAME_BYTES];
-	assert(strlen(guest_id) == SIGV4_GUEST_ID_BYTES - 1);
 	snprintf(name, sizeof name, "aws:%s", profile);
 	snprintf(s->guest_id, sizeof s->guest_id, "%s", guest_id);
 	int rc = secret_add_hosts(&s->hosts, name, hosts, e);
+	if (rc == 0 && strlen(guest_id) != SIGV4_GUEST_ID_BYTES - 1)
+		rc = err_set(e, -EINVAL, "secret %s: '%.64s' is no id of a key: it has %d characters", name, guest_id,
+			     SIGV4_GUEST_ID_BYTES - 1);
 	rc = rc ? rc : open_keys(s, profile, text, bytes, e);
 	explicit_bzero(text, bytes);
 	if (rc)
