@@ -390,6 +390,17 @@ static void sign_and_go_on(struct exchange *x, const char *hash)
 		find_route(x);
 }
 
+/* The body is needed here, before the server sees the head: a client that waits to be asked for it is asked by us. */
+static void ask_for_body(struct exchange *x)
+{
+	const struct http_head go_on = {.status = 100, .length_bytes = HTTP_LENGTH_UNKNOWN};
+	if (x->request.expects_continue)
+		x->client->head(x->client_context, &go_on);
+	x->request.expects_continue = false;
+	if (!x->dead)
+		x->client->resume(x->client_context);
+}
+
 /* All of the body is here. */
 static void hash_and_go_on(struct exchange *x)
 {
@@ -413,7 +424,7 @@ static void go_on_before(struct exchange *x)
 		if (!x->dead && x->hashes && x->request_ended)
 			hash_and_go_on(x);
 		else if (!x->dead && x->hashes)
-			x->client->resume(x->client_context);
+			ask_for_body(x);
 	}
 }
 
