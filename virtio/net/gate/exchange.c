@@ -51,6 +51,7 @@ struct exchange {
 	bool dead;
 
 	struct http_head request;
+	struct http_head asked; /* the same without secrets, for hooks of the response, where there are any */
 	struct http_fields request_trailers;
 	struct hook_outcome before;
 	struct secret_result secrets;
@@ -168,6 +169,7 @@ void exchange_free_dead(struct intercept *i)
 		struct exchange *x = i->dead_exchanges;
 		i->dead_exchanges = x->next_dead;
 		http_head_free(&x->request);
+		http_head_free(&x->asked);
 		http_head_free(&x->response);
 		http_fields_free(&x->request_trailers);
 		http_fields_free(&x->response_trailers);
@@ -324,7 +326,7 @@ static void ask(struct exchange *x, struct hook_outcome *o, bool response)
 	struct intercept *i = x->flow->all;
 	struct hook_target t = hook_target(x);
 	struct buf line = {0};
-	if (hooks_callback_request(&i->hooks, o, &t, &x->request, response ? &x->response : NULL, &line) == 0)
+	if (hooks_callback_request(&i->hooks, o, &t, response ? &x->asked : &x->request, response ? &x->response : NULL, &line) == 0)
 		x->callback = callback_start(&i->callbacks, &i->services, &line, hooks_callback_timeout_ms(&i->hooks, o),
 					     response ? after_answered : before_answered, x);
 	buf_free(&line);
@@ -345,6 +347,10 @@ static bool put_secrets(struct exchange *x)
 	struct intercept *i = x->flow->all;
 	struct secret_target t = secret_target(x);
 	struct hook_target h = hook_target(x);
+	if (i->hooks.count && http_head_copy(&x->asked, &x->request)) {
+		deny(x, 502, "out of memory");
+		return false;
+	}
 	bool identity = secrets_any_for(&i->secrets, &t) || hooks_needs_identity(&i->hooks, &h, &x->request);
 	if (secrets_apply(&i->secrets, &t, &x->request, &x->secrets)) {
 		deny(x, 431, "the request is too large with its secrets");
@@ -448,6 +454,14 @@ static bool spend(struct exchange *x, uint64_t *counter, size_t bytes)
 	return false;
 }
 
+/* Frees what may have a secret in it. */
+static void wipe(struct buf *b)
+{
+	if (b->cap)
+		explicit_bzero(b->data, b->cap);
+	buf_free(b);
+}
+
 /* Sends a piece of the body through the search for placeholders. */
 static void send_data(struct exchange *x, const uint8_t *data, size_t len_bytes)
 {
@@ -460,9 +474,7 @@ static void send_data(struct exchange *x, const uint8_t *data, size_t len_bytes)
 		x->upstream->data(x->upstream_context, data, pass);
 	if (out.len && x->upstream && rc != -ENOMEM)
 		x->upstream->data(x->upstream_context, out.data, out.len);
-	if (out.cap)
-		explicit_bzero(out.data, out.cap);
-	buf_free(&out);
+	wipe(&out);
 	if (rc == -EPERM)
 		deny_secret(x, "a placeholder in the body, for a host that it does not belong to", x->request_scan.blocked);
 	else if (rc)
@@ -478,14 +490,14 @@ static void send_end(struct exchange *x)
 	if (x->flow->all->secrets.count)
 		secrets_check_trailers(&x->flow->all->secrets, &t, &x->request_trailers, &trailers);
 	if (rc || trailers.blocked) {
-		buf_free(&out);
+		wipe(&out);
 		deny_secret(x, trailers.blocked ? trailers.blocked : "a placeholder in the body, for a host that it does not belong to",
 			    trailers.blocked ? trailers.secret : x->request_scan.blocked);
 		return;
 	}
 	if (out.len)
 		x->upstream->data(x->upstream_context, out.data, out.len);
-	buf_free(&out);
+	wipe(&out);
 	x->request_sent = true;
 	if (x->upstream)
 		x->upstream->end(x->upstream_context, &x->request_trailers);
@@ -591,29 +603,18 @@ void exchange_client_drained(struct exchange *x)
 		x->upstream->resume(x->upstream_context);
 }
 
-static bool is_event_stream(const struct http_head *h)
-{
-	const char *type = http_get(&h->fields, "content-type");
-	return type && strncasecmp(type, "text/event-stream", 17) == 0;
-}
-
 /* Prepares what the body goes through, as the hooks and the response want it. */
 static void start_filters(struct exchange *x)
 {
 	struct intercept *i = x->flow->all;
-	uint64_t found = 0;
 	x->replaces = x->after.replace.count > 0 && x->response.has_body;
 	if (x->replaces) {
-		hook_body_init(&x->replacer, &x->after.replace, is_event_stream(&x->response));
+		hook_body_init(&x->replacer, &x->after.replace, hooks_is_events(&x->response));
 		x->response.length_bytes = HTTP_LENGTH_UNKNOWN;
 	}
 	if (x->after.sets_body)
 		x->response.length_bytes = (int64_t)x->after.body.len;
-	if (!i->secrets.count)
-		return;
-	(void)!secret_redact_fields(&i->patterns, &x->response.fields, &found);
-	x->record.redacted += (uint32_t)__builtin_popcountll(found);
-	x->scans_response = x->response.has_body;
+	x->scans_response = i->secrets.count && x->response.has_body;
 	if (x->scans_response)
 		secret_scan_answer(&x->response_scan, &i->patterns, x->response.length_bytes != HTTP_LENGTH_UNKNOWN);
 }
@@ -630,12 +631,25 @@ static void send_response_head(struct exchange *x)
 		response_body(x, x->after.body.data, x->after.body.len);
 }
 
+/* Takes values out of fields of the response. Returns false where that has ended the exchange. */
+static bool redact(struct exchange *x, struct http_fields *fields)
+{
+	struct intercept *i = x->flow->all;
+	uint64_t found = 0;
+	if (i->secrets.count && secret_redact_fields(&i->patterns, fields, &found)) {
+		fail(x, 502, "the response is too large without its secrets", "", false);
+		return false;
+	}
+	x->record.redacted += (uint32_t)__builtin_popcountll(found);
+	return true;
+}
+
 /* Hooks of the response, then what came meanwhile. */
 static void go_on_after(struct exchange *x)
 {
 	struct intercept *i = x->flow->all;
 	struct hook_target t = hook_target(x);
-	enum hook_step step = i->hooks.count ? hooks_after(&i->hooks, &t, &x->request, &x->response, &x->after) : HOOK_DONE;
+	enum hook_step step = i->hooks.count ? hooks_after(&i->hooks, &t, &x->asked, &x->response, &x->after) : HOOK_DONE;
 	bool waited = x->after_waits;
 	x->after_waits = step == HOOK_CALLBACK;
 	if (step == HOOK_BLOCKED) {
@@ -669,6 +683,8 @@ void exchange_response(struct exchange *x)
 		http_head_free(&x->response);
 		return;
 	}
+	if (!redact(x, &x->response.fields))
+		return;
 	if (x->response.status == 101) {
 		x->tunnel = x->responding = true;
 		x->record.status = 101;
@@ -743,23 +759,25 @@ void exchange_response_data(struct exchange *x, const uint8_t *data, size_t len_
 static void drain_filters(struct exchange *x)
 {
 	struct buf out = {0};
-	if (x->replaces && hook_body_end(&x->replacer, &out) == 0 && out.len)
+	int rc = x->replaces ? hook_body_end(&x->replacer, &out) : 0;
+	if (rc == 0 && out.len)
 		search(x, out.data, out.len);
 	buf_free(&out);
-	if (x->scans_response && !x->dead && secret_scan_end(&x->response_scan, &out) == 0 && out.len)
+	if (rc == 0 && x->scans_response && !x->dead)
+		rc = secret_scan_end(&x->response_scan, &out);
+	if (rc == 0 && out.len && !x->dead)
 		x->client->data(x->client_context, out.data, out.len);
 	buf_free(&out);
+	if (rc)
+		fail(x, 502, "out of memory", "", false);
 }
 
 static void response_end(struct exchange *x)
 {
-	uint64_t found = 0;
 	if (!x->tunnel)
 		drain_filters(x);
-	if (x->dead)
+	if (x->dead || x->own_response || !redact(x, &x->response_trailers))
 		return;
-	if (x->flow->all->secrets.count)
-		(void)!secret_redact_fields(&x->flow->all->patterns, &x->response_trailers, &found);
 	x->client->end(x->client_context, &x->response_trailers);
 }
 

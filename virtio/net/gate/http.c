@@ -105,6 +105,30 @@ void http_fields_free(struct http_fields *f)
 	*f = (struct http_fields){0};
 }
 
+static bool copy_text(char **to, const char *from)
+{
+	*to = from ? strdup(from) : NULL;
+	return *to || !from;
+}
+
+/* Makes `to`, whose content does not count, the same as `from`, independent of it. Returns 0, or -ENOMEM with `to` empty. */
+int http_head_copy(struct http_head *to, const struct http_head *from)
+{
+	*to = *from;
+	to->fields = (struct http_fields){0};
+	bool ok = copy_text(&to->method, from->method);
+	ok &= copy_text(&to->authority, from->authority);
+	ok &= copy_text(&to->path, from->path);
+	for (size_t i = 0; i < from->fields.count && ok; i++) {
+		const struct http_field *f = &from->fields.item[i];
+		ok = http_add(&to->fields, f->name, strlen(f->name), f->value, strlen(f->value)) == 0;
+	}
+	if (ok)
+		return 0;
+	http_head_free(to);
+	return -ENOMEM;
+}
+
 /* Frees what a head owns, and leaves an empty one. */
 void http_head_free(struct http_head *h)
 {

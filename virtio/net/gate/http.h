@@ -52,6 +52,7 @@ void http_remove(struct http_fields *f, const char *name);
 void http_remove_at(struct http_fields *f, size_t at);
 int http_replace_text(char **text, const char *value);
 void http_fields_free(struct http_fields *f);
+int http_head_copy(struct http_head *to, const struct http_head *from);
 void http_head_free(struct http_head *h);
 
 #endif
