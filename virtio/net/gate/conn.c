@@ -124,6 +124,7 @@ void conn_start_tls(struct conn *c, SSL *ssl)
 {
 	c->ssl = ssl;
 	SSL_set_fd(ssl, c->source.fd);
+	SSL_set_read_ahead(ssl, 1); /* or else each record takes two calls of read(2) */
 	c->handshaking = true;
 	join_timed(c, CONN_HANDSHAKE_MS);
 	queue(c);
@@ -339,7 +340,13 @@ static ssize_t receive_some(struct conn *c, uint8_t *data, bool *clean)
 	return *clean || truncated ? -1 : -2;
 }
 
-static void receive(struct conn *c)
+/* Whether there is more to receive, after so many bytes. Where this is unknown, an event will tell. */
+static bool has_more(const struct conn *c, size_t received_bytes)
+{
+	return c->ssl ? SSL_has_pending(c->ssl) : received_bytes == READ_BYTES;
+}
+
+static void receive(struct conn *c, bool readable)
 {
 	static uint8_t data[READ_BYTES]; /* one loop, one thread */
 	bool clean;
@@ -350,7 +357,8 @@ static void receive(struct conn *c)
 			return;
 		buf_consume(&c->in, taken);
 	}
-	for (unsigned i = 0; i < READS_MAX && !is_deaf(c); i++) {
+	readable = readable || c->wants_write || has_more(c, 0);
+	for (unsigned i = 0; i < READS_MAX && readable && !is_deaf(c); i++) {
 		ssize_t n = receive_some(c, data, &clean);
 		if (n == 0)
 			return;
@@ -362,10 +370,11 @@ static void receive(struct conn *c)
 				fail(c, "the connection was reset");
 			return;
 		}
+		readable = has_more(c, (size_t)n);
 		deliver(c, data, (size_t)n);
 	}
-	if (!is_deaf(c) && c->ssl && SSL_has_pending(c->ssl))
-		queue(c); /* no event tells of what TLS has read already */
+	if (readable && !is_deaf(c))
+		queue(c);
 }
 
 /* What the peer still sends to a connection that is finishing is not kept, nor deciphered. */
@@ -433,7 +442,7 @@ static void pump(struct conn *c, uint32_t events)
 	if (c->finishing && !c->dead)
 		drop_received(c);
 	if (!is_deaf(c))
-		receive(c);
+		receive(c, events & ~(uint32_t)EPOLLOUT);
 	else if (!c->dead && events & (EPOLLHUP | EPOLLERR)) /* nothing else would be told while it is paused */
 		fail(c, "the connection was reset");
 	if (!c->dead && !c->handshaking && !c->finishing && c->ops->fill)
