@@ -119,7 +119,10 @@ static void leave_timed(struct conn *c)
 		}
 }
 
-/* Starts TLS; `ssl` has its method, and says whether it is a client or a server. It is the connection's from now on. */
+/*
+ * Starts TLS; `ssl` has its method, and says whether it is a client or a server. It is the connection's from now on. What a client
+ * says first is said at once, so that the server is at work while the gate is.
+ */
 void conn_start_tls(struct conn *c, SSL *ssl)
 {
 	c->ssl = ssl;
@@ -127,6 +130,8 @@ void conn_start_tls(struct conn *c, SSL *ssl)
 	SSL_set_read_ahead(ssl, 1); /* or else each record takes two calls of read(2) */
 	c->handshaking = true;
 	join_timed(c, CONN_HANDSHAKE_MS);
+	if (!SSL_is_server(ssl))
+		SSL_do_handshake(ssl); /* what is wrong with it, pump() will see */
 	queue(c);
 }
 
