@@ -131,6 +131,8 @@ static void take_length(struct http2_in *in, struct text value)
 /* Cookie may come in pieces, so that HPACK can find them again (RFC 9113, 8.2.3). */
 static void take_cookie(struct http2_in *in, struct text value)
 {
+	if (value.bytes == 0)
+		return;
 	int rc = in->cookie.len ? buf_add(&in->cookie, "; ", 2) : 0;
 	added(in, rc ? rc : buf_add(&in->cookie, value.at, value.bytes));
 }
