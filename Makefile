@@ -157,7 +157,7 @@ install: all
 # ---- Tests: the library with sanitizers, under Criterion (gcc) and under libFuzzer (clang) ----
 
 SAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g
-TEST_SRC := $(wildcard tests/unit/*.c) $(LIB_SRC) $(GATE_SRC) vmm/cli/env.c $(filter-out guest/init.c guest/frame.c,$(GUEST_SRC))
+TEST_SRC := $(wildcard tests/unit/*.c) $(LIB_SRC) $(GATE_SRC) vmm/cli/env.c vmm/cli/secret.c $(filter-out guest/init.c guest/frame.c,$(GUEST_SRC))
 SAN_OBJ = $(patsubst %.c,$(BUILD)/san/%.o,$(1))
 
 $(BUILD)/san/%.o: %.c Makefile

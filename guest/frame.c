@@ -329,6 +329,8 @@ static bool field_len_fits(uint16_t tag, uint32_t len)
 	case PROTO_FIELD_CPU_MILLI:
 		return len == 4;
 	case PROTO_FIELD_HOSTNAME:
+	case PROTO_FIELD_CA:
+	case PROTO_FIELD_JAVA_HOME:
 	case PROTO_FIELD_ARG:
 	case PROTO_FIELD_ENV:
 	case PROTO_FIELD_CWD:

@@ -70,6 +70,8 @@ enum proto_field {
 	PROTO_FIELD_HOSTNAME = 1, /* SETUP: string */
 	PROTO_FIELD_CLOCK_NS,     /* SETUP: u64, nanoseconds since 1970 (CLOCK_REALTIME of the host) */
 	PROTO_FIELD_CPU_MILLI,    /* SETUP: u32, thousandths of a CPU that all commands share; absent: no limit */
+	PROTO_FIELD_CA,           /* SETUP: string, a certificate (PEM) that programs are to trust; absent: none */
+	PROTO_FIELD_JAVA_HOME,    /* SETUP: string, where the image says that its Java is; absent: it does not */
 	PROTO_FIELD_ARG = 32,     /* EXEC: string, one per argument, in order; at least one */
 	PROTO_FIELD_ENV,          /* EXEC: string NAME=VALUE, one per variable; the last of a name wins */
 	PROTO_FIELD_CWD,          /* EXEC: string; absent: "/" */

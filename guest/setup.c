@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,6 +21,7 @@
 #include "guest/guest.h"
 #include "guest/log.h"
 #include "guest/proto.h"
+#include "guest/trust.h"
 #include "virtio/net/link.h"
 
 enum {
@@ -116,6 +118,16 @@ static const char *limit_cpu(uint32_t milli)
 	return rc || cgroup_fd < 0 ? "cannot limit the CPU time of commands: the guest has no cgroup for it" : NULL;
 }
 
+/* Has programs trust the host's certificate. */
+static void trust(const struct field *ca, const struct field *java_home)
+{
+	char home[PATH_MAX];
+	int root_fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	snprintf(home, sizeof home, "%.*s", (int)java_home->len, (const char *)java_home->value);
+	trust_install(root_fd, (const char *)ca->value, ca->len, home[0] == '/' ? home : NULL);
+	close(root_fd);
+}
+
 /*
  * Does what a SETUP frame's payload says. Where the sandbox must not run commands for it, *failure becomes the reason.
  * Returns 0 or -EPROTO.
@@ -125,7 +137,7 @@ int setup_apply(const uint8_t *payload, size_t len_bytes, const char **failure)
 	char hostname[HOSTNAME_BYTES + 1] = "caplock";
 	uint64_t clock_ns = 0;
 	uint32_t cpu_milli = 0, seen = 0;
-	struct field f;
+	struct field f, ca = {0}, java_home = {.value = (const uint8_t *)""};
 	int rc;
 	while ((rc = field_next(&payload, &len_bytes, &f)) == 1) {
 		if (f.tag >= 32 || seen & 1u << f.tag)
@@ -138,6 +150,10 @@ int setup_apply(const uint8_t *payload, size_t len_bytes, const char **failure)
 			clock_ns = frame_u64(f.value);
 		} else if (f.tag == PROTO_FIELD_CPU_MILLI) {
 			cpu_milli = frame_u32(f.value);
+		} else if (f.tag == PROTO_FIELD_CA) {
+			ca = f;
+		} else if (f.tag == PROTO_FIELD_JAVA_HOME) {
+			java_home = f;
 		} else {
 			return -EPROTO;
 		}
@@ -149,6 +165,8 @@ int setup_apply(const uint8_t *payload, size_t len_bytes, const char **failure)
 	if (*failure)
 		return 0; /* there is no root to write to */
 	set_hostname(hostname);
+	if (ca.len)
+		trust(&ca, &java_home);
 	if (cpu_milli)
 		*failure = limit_cpu(cpu_milli);
 	return 0;

@@ -17,6 +17,22 @@ extern "C" {
 
 #define CAPLOCK_VERSION "0.1.0"
 
+enum {
+	CAPLOCK_SECRET_IN_PATH = 1,    /* it may also be put into the path of a URL, */
+	CAPLOCK_SECRET_IN_BODY = 2,    /* into the body of a request, */
+	CAPLOCK_SECRET_PLAIN_HTTP = 4, /* and be sent over HTTP without TLS */
+	CAPLOCK_SECRET_AWS = 8,        /* `name` is a profile, and the value a credentials file that has it: requests are signed anew */
+};
+
+/* A key that the command uses without having it: a placeholder stands for it until its request is outside the sandbox. */
+struct caplock_secret {
+	const char *name;        /* of the variable that has the placeholder */
+	const char *hosts;       /* that it belongs to, and that are allowed: HOST[:PORT][,...]; HOST: name or *.NAME */
+	const char *placeholder; /* NULL: a random one */
+	int value_fd;            /* its value: read once, to its end, by the process that opens connections; the caller's */
+	unsigned flags;          /* CAPLOCK_SECRET_... */
+};
+
 /* What to run, and in what. Start from caplock_spec_init(). Strings and lists belong to the caller; lists end with NULL. */
 struct caplock_spec {
 	const char *image;          /* name in the image store; NULL: the built-in base image (busybox) */
@@ -40,6 +56,11 @@ struct caplock_spec {
 	const char *publish_address;             /* where an element has none; NULL: 127.0.0.1 */
 	void (*published)(void *context, const char *line); /* told of each, once it listens: ADDRESS:PORT -> sandbox:PORT; or NULL */
 	void *published_context;
+	const struct caplock_secret *secrets;
+	size_t secret_count;
+	int network_intercept;                   /* nonzero: TLS of every host is opened, not only where a secret or a policy needs it */
+	const char *upstream_ca;                 /* path of certificates (PEM) that servers may have, too; NULL: none */
+	const char *hook_socket;                 /* a Unix socket that answers the callbacks of hooks; NULL: none */
 	int audit_fd;                            /* gets a line of JSON for each decision and each flow that ended; -1: none.
 	                                            Non-blocking, where it is not a file: the sandbox waits for it, not we */
 	int learn_fd;                            /* every public host is allowed, and this file becomes a policy; -1: not so */

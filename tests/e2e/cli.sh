@@ -151,3 +151,58 @@ test_no_writable_home() {
 	env -u XDG_DATA_HOME HOME=/proc/nowhere "$caplock" run -- true >out 2>err || status=$?
 	expect_error 1 "/proc/nowhere"
 }
+
+test_bad_secrets() {
+	export EMPTY='' SET=s3cret
+	unset NONE
+	mkdir dir
+	: >empty
+	while IFS='|' read -r text options; do
+		# shellcheck disable=SC2086 # words
+		refuses "$text" run $options -- true
+		if grep -q s3cret err; then fail "a value is shown: $options"; fi
+	done <<-'END'
+		give NAME@HOST|--secret s3cret
+		give NAME@HOST|--secret A=s3cret
+		no variable of the environment|--secret s3cret@a.test
+		...@a.test: no variable|--secret NONE@a.test
+		or it is empty|--secret EMPTY@a.test
+		there is no value|--secret A=@a.test
+		host number 1|--secret A=x@s3cret..y
+		host number 1: 'a..test'|--secret SET@a..test
+		there are two secrets SET|--secret SET@a.test --secret SET=s3cret@b.test
+		every host|--secret SET@*
+		SET is given by --secret and by -e|--secret SET@a.test -e SET=s3cret
+		SET is given by --secret and by -e|-e SET --secret SET@a.test
+		cannot open its file|--secret-file A=none@a.test
+		its file is empty|--secret-file A=empty@a.test
+		is a directory|--secret-file A=dir@a.test
+		there is no such --secret|--secret-placeholder A=0123456789
+		cannot be a placeholder|--secret SET@a.test --secret-placeholder SET=short
+		must not contain|--secret SET@a.test --secret-placeholder SET=0123456789 --secret B=v@a.test --secret-placeholder B=123456789
+		none of path, body and http|--secret SET@a.test --secret-in SET=header
+		one or the other|--secret SET@a.test --no-network
+		one or the other|--network-intercept --no-network
+		--upstream-ca none.pem: No such file|--secret SET@a.test --upstream-ca none.pem
+		no option --secrte|--secrte=A=s3cret@a.test
+	END
+}
+
+# While it waits for a file, the arguments and the environment can be looked at.
+test_secrets_are_wiped() {
+	mkfifo wait.pem
+	KEY=s3cret-one "$caplock" run --secret KEY@a.test --secret 'ARG=s3cret-two,@@b.test' --upstream-ca wait.pem -- true 2>err &
+	local run=$!
+	for _ in $(seq 200); do
+		grep -q '^State:.*sleeping' /proc/$run/status && grep -q wait_for_partner /proc/$run/wchan && break
+		sleep 0.05
+	done
+	tr '\0' ' ' </proc/$run/cmdline >cmdline
+	tr '\0' ' ' </proc/$run/environ >environ
+	kill $run
+	wait $run || true
+	expect_in cmdline "--secret KEY@a.test"
+	expect_in cmdline "@b.test"
+	if grep -q s3cret cmdline environ; then fail "it is still there"; fi
+	expect_in environ "PATH="
+}

@@ -62,7 +62,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	int pair[2];
 	if (loop_create(&loop) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
 		abort();
-	if (agent_session_create(&loop, pair[0], NULL, &command, &stdio, event, &end, &end.session, &e))
+	if (agent_session_create(&loop, pair[0], &stdio, event, &end, &end.session, &e) ||
+	    agent_session_run(end.session, NULL, &command, &e))
 		abort();
 	size_t piece = how & 8 ? size : 1 + (how >> 4);
 	for (size_t at = 1; at < size && end.count == 0; at += piece) {

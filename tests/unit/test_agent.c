@@ -44,11 +44,8 @@ static void peer_event(void *context, enum agent_event event, int value, const c
 	}
 }
 
-static void peer_start_with(struct peer *p, struct agent_stdio stdio)
+static void peer_create(struct peer *p, struct agent_stdio stdio)
 {
-	static const struct agent_setup setup = {.hostname = "box", .clock_ns = 0x0102030405060708, .cpu_milli = 1500};
-	static const char *const argv[] = {"prog", "arg", NULL}, *const env[] = {"A=b", NULL};
-	static const struct agent_command command = {.argv = argv, .env = env, .cwd = "/w", .user = "u"};
 	int pair[2];
 	struct err e;
 	*p = (struct peer){.out_fd = stdio.out};
@@ -56,8 +53,23 @@ static void peer_start_with(struct peer *p, struct agent_stdio stdio)
 	cr_assert_eq(loop_create(&p->loop), 0);
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
 	p->fd = pair[1];
-	cr_assert_eq(agent_session_create(&p->loop, pair[0], &setup, &command, &stdio, peer_event, p, &p->session, &e),
-		     0, "%s", e.text);
+	cr_assert_eq(agent_session_create(&p->loop, pair[0], &stdio, peer_event, p, &p->session, &e), 0, "%s", e.text);
+}
+
+static void peer_run(struct peer *p, const char *ca)
+{
+	const struct agent_setup setup = {
+		.hostname = "box", .clock_ns = 0x0102030405060708, .cpu_milli = 1500, .ca = ca, .java_home = "/java"};
+	static const char *const argv[] = {"prog", "arg", NULL}, *const env[] = {"A=b", NULL};
+	static const struct agent_command command = {.argv = argv, .env = env, .cwd = "/w", .user = "u"};
+	struct err e;
+	cr_assert_eq(agent_session_run(p->session, &setup, &command, &e), 0, "%s", e.text);
+}
+
+static void peer_start_with(struct peer *p, struct agent_stdio stdio)
+{
+	peer_create(p, stdio);
+	peer_run(p, NULL);
 }
 
 static void peer_start(struct peer *p)
@@ -156,6 +168,40 @@ Test(agent, sends_setup_and_exec_at_once)
 	expect_field(&at, &left, PROTO_FIELD_CWD, "/w", 2);
 	expect_field(&at, &left, PROTO_FIELD_USER, "u", 1);
 	cr_expect_eq(left, 0);
+	peer_stop(&p);
+}
+
+/* A certificate may be known only later than the agent. */
+Test(agent, asks_for_the_command_when_it_is_told_to)
+{
+	struct peer p;
+	peer_create(&p, (struct agent_stdio){-1, memfd_create("out", MFD_CLOEXEC), -1});
+	peer_hello(&p);
+	cr_expect_str_eq(p.events, "H");
+	cr_expect_eq(frame_receive(&p.in, p.fd), 0, "nothing was sent");
+	peer_run(&p, "PEM");
+	struct frame f = peer_expect(&p, PROTO_SETUP);
+	const uint8_t *at = f.payload;
+	size_t left = f.len;
+	expect_field(&at, &left, PROTO_FIELD_HOSTNAME, "box", 3);
+	expect_field(&at, &left, PROTO_FIELD_CLOCK_NS, "\x08\x07\x06\x05\x04\x03\x02\x01", 8);
+	expect_field(&at, &left, PROTO_FIELD_CPU_MILLI, "\xdc\x05\0\0", 4);
+	expect_field(&at, &left, PROTO_FIELD_CA, "PEM", 3);
+	expect_field(&at, &left, PROTO_FIELD_JAVA_HOME, "/java", 5);
+	cr_expect_eq(left, 0);
+	peer_expect(&p, PROTO_EXEC);
+	peer_put_u32(&p, PROTO_STARTED, 1, 17, 0);
+	cr_expect_str_eq(p.events, "HS");
+	peer_stop(&p);
+}
+
+Test(agent, a_command_that_nobody_asked_for_has_not_started)
+{
+	struct peer p;
+	peer_create(&p, (struct agent_stdio){-1, -1, -1});
+	peer_hello(&p);
+	peer_put_u32(&p, PROTO_STARTED, 1, 17, 0);
+	cr_expect_str_eq(p.events, "HL");
 	peer_stop(&p);
 }
 
@@ -471,8 +517,10 @@ Test(agent, a_command_too_large_for_a_frame_is_refused)
 	memset(big, 'x', sizeof big - 1);
 	cr_assert_eq(loop_create(&loop), 0);
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	cr_expect_eq(agent_session_create(&loop, pair[0], NULL, &command, &none, peer_event, NULL, &s, &e), -E2BIG);
+	cr_assert_eq(agent_session_create(&loop, pair[0], &none, peer_event, NULL, &s, &e), 0);
+	cr_expect_eq(agent_session_run(s, NULL, &command, &e), -E2BIG);
 	cr_expect_not_null(strstr(e.text, "1048576"), "%s", e.text);
+	agent_session_destroy(s);
 	cr_expect_eq(fcntl(pair[0], F_GETFD), -1, "the stream was taken over and closed");
 	close(pair[1]);
 	agent_session_destroy(NULL);

@@ -130,8 +130,8 @@ static void rig_begin(struct rig *r, struct agent_command command, struct agent_
 	r->done = r->started = r->output = false;
 	agent_session_destroy(r->session);
 	r->session = NULL;
-	cr_assert_eq(agent_session_create(&r->loop, fd, NULL, &command, &stdio, rig_event, r, &r->session, &e), 0, "%s",
-		     e.text);
+	cr_assert_eq(agent_session_create(&r->loop, fd, &stdio, rig_event, r, &r->session, &e), 0, "%s", e.text);
+	cr_assert_eq(agent_session_run(r->session, NULL, &command, &e), 0, "%s", e.text);
 }
 
 static void rig_finish(struct rig *r)

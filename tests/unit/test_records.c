@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "virtio/net/gate/proto.h"
 #include "virtio/net/policy.h"
 #include "virtio/net/record.h"
 #include "vmm/sandbox/audit.h"
@@ -74,6 +75,36 @@ Test(audit, nonsense)
 			cr_assert_eq(out.data[out.len - 1], '\n');
 			buf_free(&out);
 		}
+}
+
+static void expect_request(const struct gate_record *r, const char *expected)
+{
+	struct buf out = {0};
+	cr_assert_eq(audit_request(&out, r), 0);
+	cr_assert_eq(buf_add(&out, "", 1), 0);
+	cr_assert_str_eq((const char *)out.data, expected);
+	buf_free(&out);
+}
+
+Test(audit, requests)
+{
+	struct gate_record r = {.time_ns = 1500000000123456789u, .tls = 1, .http2 = 1, .port = 443, .status = 200, .redacted = 2,
+				.request_bytes = 3, .response_bytes = 1ull << 40, .duration_ms = 7};
+	strcpy(r.name, "a.test");
+	strcpy(r.method, "GET");
+	strcpy(r.path, "/x?q=");
+	strcpy(r.secrets, "A,B");
+	expect_request(&r, "{\"time\":\"2017-07-14T02:40:00.123Z\",\"event\":\"request\",\"verdict\":\"allow\",\"method\":\"GET\","
+			   "\"url\":\"https://a.test/x?q=\",\"http\":\"2\",\"status\":200,\"secrets\":[\"A\",\"B\"],\"redacted\":2,"
+			   "\"bytes_sent\":3,\"bytes_received\":1099511627776,\"duration_ms\":7}\n");
+	r = (struct gate_record){.time_ns = 1500000000123456789u, .port = 8080, .denied = 1};
+	strcpy(r.name, "a.test");
+	strcpy(r.method, "PO\"ST");
+	strcpy(r.path, "/");
+	strcpy(r.reason, "because");
+	expect_request(&r, "{\"time\":\"2017-07-14T02:40:00.123Z\",\"event\":\"request\",\"verdict\":\"deny\",\"method\":\"PO\\\"ST\","
+			   "\"url\":\"http://a.test:8080/\",\"http\":\"1.1\",\"reason\":\"because\","
+			   "\"bytes_sent\":0,\"bytes_received\":0,\"duration_ms\":0}\n");
 }
 
 Test(learn, the_smallest_policy)

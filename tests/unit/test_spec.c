@@ -57,6 +57,7 @@ Test(spec, refuses_what_is_out_of_range)
 	cr_expect_eq(spec_validate(&s, &e), 0);
 }
 
+static const struct spec_extra nothing;
 static char *none[] = {NULL};
 static char *image_env[] = {"PATH=/bin", "A=image", "broken", NULL};
 static char *entry[] = {"/entry", "-x", NULL};
@@ -77,7 +78,7 @@ static const char *argv_of(const struct caplock_spec *s, char **entrypoint, char
 {
 	struct image_config c = {.env = none, .entrypoint = entrypoint, .cmd = command};
 	struct spec_command out;
-	if (spec_command(s, &c, &out, &e))
+	if (spec_command(s, &c, &nothing, &out, &e))
 		return "refused";
 	joined(out.argv);
 	spec_command_free(&out);
@@ -105,20 +106,32 @@ Test(spec, merges_environment_workdir_and_user)
 	struct image_config c = {.env = image_env, .entrypoint = none, .cmd = cmd, .working_dir = "/srv", .user = "web"};
 	struct caplock_spec s = {.env = (const char *const[]){"A=mine", "B=", NULL}};
 	struct spec_command out;
-	cr_assert_eq(spec_command(&s, &c, &out, &e), 0);
+	cr_assert_eq(spec_command(&s, &c, &nothing, &out, &e), 0);
 	cr_expect_str_eq(joined(out.env), "PATH=/bin A=mine B=");
 	cr_expect_str_eq(out.workdir, "/srv");
 	cr_expect_str_eq(out.user, "web");
 	spec_command_free(&out);
 	s.workdir = "/w", s.user = "0:0";
-	cr_assert_eq(spec_command(&s, &c, &out, &e), 0);
+	cr_assert_eq(spec_command(&s, &c, &nothing, &out, &e), 0);
 	cr_expect_str_eq(out.workdir, "/w");
 	cr_expect_str_eq(out.user, "0:0");
 	spec_command_free(&out);
 	c.working_dir = "", c.user = "", s.user = NULL, s.workdir = NULL;
-	cr_assert_eq(spec_command(&s, &c, &out, &e), 0);
+	cr_assert_eq(spec_command(&s, &c, &nothing, &out, &e), 0);
 	cr_expect_str_eq(out.workdir, "/");
 	cr_expect_null(out.user);
+	spec_command_free(&out);
+}
+
+Test(spec, our_variables_win_over_the_images_and_some_over_all)
+{
+	struct image_config c = {.env = image_env, .entrypoint = none, .cmd = cmd};
+	struct caplock_spec s = {.env = (const char *const[]){"U=mine", "S=mine", NULL}};
+	const struct spec_extra extra = {.defaults = (const char *const[]){"A=ours", "U=ours", NULL},
+					 .fixed = (const char *const[]){"S=placeholder", NULL}};
+	struct spec_command out;
+	cr_assert_eq(spec_command(&s, &c, &extra, &out, &e), 0);
+	cr_expect_str_eq(joined(out.env), "PATH=/bin A=ours U=mine S=placeholder");
 	spec_command_free(&out);
 }
 

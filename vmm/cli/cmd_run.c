@@ -11,6 +11,7 @@
 #include "vmm/cli/cli.h"
 #include "vmm/cli/env.h"
 #include "vmm/cli/list.h"
+#include "vmm/cli/secret.h"
 #include "vmm/cli/timing.h"
 #include "vmm/machine/machine.h"
 #include "vmm/sandbox/sandbox.h"
@@ -33,6 +34,13 @@ enum {
 	OPT_DNS_SERVERS,
 	OPT_MTU,
 	OPT_NO_NETWORK,
+	OPT_SECRET,
+	OPT_SECRET_FILE,
+	OPT_SECRET_PLACEHOLDER,
+	OPT_SECRET_IN,
+	OPT_NETWORK_INTERCEPT,
+	OPT_UPSTREAM_CA,
+	OPT_HOOK_SOCKET,
 	OPT_QUIET,
 	OPT_ADDRESS,
 	OPT_AUDIT,
@@ -64,6 +72,13 @@ static const struct option options[] = {
 	{"dns-servers", required_argument, NULL, OPT_DNS_SERVERS},
 	{"mtu", required_argument, NULL, OPT_MTU},
 	{"no-network", no_argument, NULL, OPT_NO_NETWORK},
+	{"secret", required_argument, NULL, OPT_SECRET},
+	{"secret-file", required_argument, NULL, OPT_SECRET_FILE},
+	{"secret-placeholder", required_argument, NULL, OPT_SECRET_PLACEHOLDER},
+	{"secret-in", required_argument, NULL, OPT_SECRET_IN},
+	{"network-intercept", no_argument, NULL, OPT_NETWORK_INTERCEPT},
+	{"upstream-ca", required_argument, NULL, OPT_UPSTREAM_CA},
+	{"hook-socket", required_argument, NULL, OPT_HOOK_SOCKET},
 	{"publish", required_argument, NULL, 'p'},
 	{"address", required_argument, NULL, OPT_ADDRESS},
 	{"audit", required_argument, NULL, OPT_AUDIT},
@@ -81,6 +96,7 @@ struct run_options {
 	struct caplock_spec spec;
 	struct strv env, file_env; /* -e wins over --env-file, wherever it stands */
 	struct strv allow_hosts, deny_hosts, add_hosts, policies, loopback, dns_servers, publish;
+	struct secret_options secrets;
 	enum timing_format timing;
 	int quiet;
 };
@@ -135,7 +151,7 @@ static int open_output(const char *path, const char *option, int flags, int *fd,
 	return *fd < 0 ? err_sys(e, -errno, "%s %s", option, path) : 0;
 }
 
-static int parse_option(int option, const char *value, struct run_options *o, struct err *e)
+static int parse_option(int option, char *value, struct run_options *o, struct err *e)
 {
 	struct caplock_spec *s = &o->spec;
 	switch (option) {
@@ -183,6 +199,22 @@ static int parse_option(int option, const char *value, struct run_options *o, st
 	case OPT_NO_NETWORK:
 		s->no_network = 1;
 		return 0;
+	case OPT_SECRET:
+		return secret_add(&o->secrets, value, e);
+	case OPT_SECRET_FILE:
+		return secret_add_file(&o->secrets, value, e);
+	case OPT_SECRET_PLACEHOLDER:
+	case OPT_SECRET_IN:
+		return secret_add_remark(&o->secrets, value, option == OPT_SECRET_IN, e);
+	case OPT_NETWORK_INTERCEPT:
+		s->network_intercept = 1;
+		return 0;
+	case OPT_UPSTREAM_CA:
+		s->upstream_ca = value;
+		return 0;
+	case OPT_HOOK_SOCKET:
+		s->hook_socket = value;
+		return 0;
 	case 'p':
 		return cli_add_list(&o->publish, value, "-p", e);
 	case OPT_ADDRESS:
@@ -225,9 +257,9 @@ static int parse(int argc, char **argv, struct run_options *o)
 		if (option == '?' && optopt > 0 && optopt < 256)
 			return cli_usage(&cmd_run, "no option -%c", optopt);
 		if (option == '?' && optopt)
-			return cli_usage(&cmd_run, "%s takes no value", argv[optind - 1]);
-		if (option == '?')
-			return cli_usage(&cmd_run, "no option %s", argv[optind - 1]);
+			return cli_usage(&cmd_run, "%.*s takes no value", (int)strcspn(argv[optind - 1], "="), argv[optind - 1]);
+		if (option == '?') /* without what follows it: an option that is mistyped may have been --secret */
+			return cli_usage(&cmd_run, "no option %.*s", (int)strcspn(argv[optind - 1], "="), argv[optind - 1]);
 		if (optarg && strcmp(optarg, "--") == 0)
 			return cli_usage(&cmd_run, "an option before -- needs a value");
 		if (parse_option(option, optarg, o, &e))
@@ -236,6 +268,10 @@ static int parse(int argc, char **argv, struct run_options *o)
 	for (size_t i = 0; i < o->env.count; i++)
 		if (strv_set_env(&o->file_env, o->env.item[i]))
 			return cli_fail(EXIT_REFUSED, &(struct err){"out of memory"});
+	if (secret_finish(&o->secrets, &o->file_env, &e))
+		return cli_fail(EXIT_REFUSED, &e);
+	o->spec.secrets = o->secrets.item;
+	o->spec.secret_count = o->secrets.count;
 	o->spec.env = (const char *const *)o->file_env.item;
 	o->spec.allow_hosts = (const char *const *)o->allow_hosts.item;
 	o->spec.deny_hosts = (const char *const *)o->deny_hosts.item;
@@ -334,6 +370,14 @@ const struct command cmd_run = {
 			{"--dns-servers IP,...", "whom to ask for allowed names (this host's)"},
 			{"--mtu BYTES", "of the network device (1500)"},
 			{"--no-network", "no network device at all"},
+			{"--secret NAME[=VALUE]@HOST,...", "a key (this host's variable, or VALUE) for requests to these hosts, which are allowed;"},
+			{"", "the sandbox has a placeholder in NAME; aws:PROFILE@HOST,...: sign requests with a key of AWS"},
+			{"--secret-file NAME=FILE@HOST,...", "the same, from a file"},
+			{"--secret-placeholder NAME=TEXT", "instead of a random one"},
+			{"--secret-in NAME=WHERE,...", "put it also into: path, body; http: and send it without TLS"},
+			{"--network-intercept", "open TLS of every host, as for hosts of secrets and hooks"},
+			{"--upstream-ca FILE", "trust these certificates (PEM), too, where TLS is opened"},
+			{"--hook-socket SOCKET", "who answers the callbacks of hooks (see: caplock(1))"},
 			{"-p, --publish [[IP:]HOST:]GUEST", "lead a port of this host (at 127.0.0.1) to the sandbox's; HOST 0: any"},
 			{"--address IP", "instead of 127.0.0.1 for -p"},
 			{"--audit FILE", "append a line of JSON for each decision and each flow that ended"},

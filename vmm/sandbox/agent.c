@@ -77,6 +77,7 @@ struct agent_session {
 	agent_event_fn event;
 	void *context;
 	enum state state;
+	bool asked;       /* for the command, by agent_session_run() */
 	bool output_seen;
 	struct loop_source stream;
 	struct queue in, out;
@@ -308,6 +309,8 @@ static int take_hello(struct agent_session *s, const struct frame *f)
 /* Returns 1 where the session has ended, with the answer told. */
 static int take_answer(struct agent_session *s, const struct frame *f)
 {
+	if (!s->asked)
+		return -EPROTO;
 	if (f->type == PROTO_STARTED) {
 		s->state = RUNNING;
 		s->event(s->context, AGENT_STARTED, 0, NULL);
@@ -481,6 +484,10 @@ static int put_setup(struct queue *q, const struct agent_setup *setup)
 	rc = rc ? rc : field_put(q, PROTO_FIELD_CLOCK_NS, clock, sizeof clock);
 	if (setup->cpu_milli)
 		rc = rc ? rc : field_put(q, PROTO_FIELD_CPU_MILLI, milli, sizeof milli);
+	if (setup->ca)
+		rc = rc ? rc : field_put(q, PROTO_FIELD_CA, setup->ca, strlen(setup->ca));
+	if (setup->ca && setup->java_home)
+		rc = rc ? rc : field_put(q, PROTO_FIELD_JAVA_HOME, setup->java_home, strlen(setup->java_home));
 	return rc ? rc : frame_end(q, place);
 }
 
@@ -505,31 +512,20 @@ static int put_exec(struct queue *q, const struct agent_command *c)
 	return rc ? rc : frame_end(q, place);
 }
 
-static int prepare(struct agent_session *s, const struct agent_setup *setup, const struct agent_command *command,
-		   const struct agent_stdio *stdio, struct err *e)
+static int prepare(struct agent_session *s, const struct agent_stdio *stdio)
 {
-	int rc = setup ? put_setup(&s->out, setup) : 0;
-	rc = rc ? rc : put_exec(&s->out, command);
-	if (rc == -E2BIG)
-		return err_set(e, rc, "the command's arguments and environment are larger than %d bytes: give less",
-			       PROTO_PAYLOAD_MAX);
-	if (rc)
-		return err_sys(e, rc, "cannot start a session");
-	rc = endpoint_create(s->loop, &s->input, stdio->in, O_RDONLY);
+	int rc = endpoint_create(s->loop, &s->input, stdio->in, O_RDONLY);
 	rc = rc ? rc : endpoint_create(s->loop, &s->output[0].to, stdio->out, O_WRONLY);
 	rc = rc ? rc : endpoint_create(s->loop, &s->output[1].to, stdio->err, O_WRONLY);
-	rc = rc ? rc : loop_add(s->loop, &s->stream, EPOLLIN | EPOLLOUT);
-	return rc ? err_sys(e, rc, "cannot relay the command's streams") : 0;
+	return rc ? rc : loop_add(s->loop, &s->stream, EPOLLIN);
 }
 
 /*
- * Starts a session on the stream socket `fd`, which it owns from now on, also where this fails. `setup` is NULL on
- * every stream of a guest but the first. Nothing is kept of the arguments. Events come from the loop, never from inside
- * this call. Returns 0, or -errno, -E2BIG where the command does not fit a frame.
+ * Starts a session on the stream socket `fd`, which it owns from now on, also where this fails; agent_session_run() is what it is
+ * for. Events come from the loop, never from inside this call. Returns 0 or -errno.
  */
-int agent_session_create(struct loop *loop, int fd, const struct agent_setup *setup,
-			 const struct agent_command *command, const struct agent_stdio *stdio, agent_event_fn event,
-			 void *context, struct agent_session **out, struct err *e)
+int agent_session_create(struct loop *loop, int fd, const struct agent_stdio *stdio, agent_event_fn event, void *context,
+			 struct agent_session **out, struct err *e)
 {
 	struct agent_session *s = calloc(1, sizeof *s);
 	if (!s) {
@@ -549,13 +545,31 @@ int agent_session_create(struct loop *loop, int fd, const struct agent_setup *se
 		o->stream = i ? PROTO_STREAM_STDERR : PROTO_STREAM_STDOUT;
 		window_open(&o->window);
 	}
-	int rc = prepare(s, setup, command, stdio, e);
+	int rc = prepare(s, stdio);
 	if (rc) {
 		agent_session_destroy(s);
-		return rc;
+		return err_sys(e, rc, "cannot relay the command's streams");
 	}
 	*out = s;
 	return 0;
+}
+
+/*
+ * Has the command run, once, whether or not the agent has said HELLO by now. `setup` is NULL on every stream of a guest but the
+ * first. Nothing is kept of the arguments. Returns 0, or -errno, -E2BIG where the command does not fit a frame.
+ */
+int agent_session_run(struct agent_session *s, const struct agent_setup *setup, const struct agent_command *command,
+		      struct err *e)
+{
+	int rc = setup ? put_setup(&s->out, setup) : 0;
+	rc = rc ? rc : put_exec(&s->out, command);
+	if (rc == -E2BIG)
+		return err_set(e, rc, "the command's arguments and environment are larger than %d bytes: give less",
+			       PROTO_PAYLOAD_MAX);
+	s->asked = true;
+	if (rc == 0 && s->stream.fd >= 0)
+		rc = loop_change(s->loop, &s->stream, EPOLLIN | EPOLLOUT);
+	return rc ? err_sys(e, rc, "cannot start a session") : 0;
 }
 
 /* Ends a session without an event. A command that still runs is killed by the agent. Accepts NULL. */

@@ -13,6 +13,8 @@ struct agent_setup {
 	const char *hostname;
 	uint64_t clock_ns;  /* CLOCK_REALTIME */
 	uint32_t cpu_milli; /* thousandths of a CPU that all commands share; 0: no limit */
+	const char *ca;     /* a certificate (PEM) that programs are to trust; NULL: none */
+	const char *java_home; /* of the image; NULL: unknown */
 };
 
 struct agent_command {
@@ -41,9 +43,10 @@ struct agent_stdio {
 	int in, out, err;
 };
 
-int agent_session_create(struct loop *loop, int fd, const struct agent_setup *setup,
-			 const struct agent_command *command, const struct agent_stdio *stdio, agent_event_fn event,
-			 void *context, struct agent_session **out, struct err *e);
+int agent_session_create(struct loop *loop, int fd, const struct agent_stdio *stdio, agent_event_fn event, void *context,
+			 struct agent_session **out, struct err *e);
+int agent_session_run(struct agent_session *s, const struct agent_setup *setup, const struct agent_command *command,
+		      struct err *e);
 void agent_session_destroy(struct agent_session *s);
 void agent_session_hold_input(struct agent_session *s, bool hold);
 int agent_session_signal(struct agent_session *s, int signal_number);

@@ -2,12 +2,17 @@
 
 #include <inttypes.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
 #include <time.h>
 
+#include "virtio/net/gate/proto.h"
 #include "virtio/net/policy.h"
 #include "virtio/net/record.h"
 #include "vmm/util/buf.h"
 #include "vmm/util/json.h"
+
+enum { PORT_HTTP = 80, PORT_HTTPS = 443 };
 
 static const char *const kinds[] = {
 	[RECORD_DNS] = "dns", [RECORD_FLOW] = "flow", [RECORD_CLOSE] = "close", [RECORD_ASK] = "ask", [RECORD_TOTALS] = "totals"};
@@ -70,4 +75,59 @@ int audit_line(struct buf *out, const struct net_record *r)
 		rc = buf_addf(out, ",\"bytes_sent\":%" PRIu64 ",\"bytes_received\":%" PRIu64 ",\"duration_ms\":%" PRIu64,
 			      r->from_guest_bytes, r->to_guest_bytes, r->duration_ms);
 	return rc ? rc : buf_addf(out, "}\n");
+}
+
+/* Appends the URL of a request; the port only where it is not the scheme's. Returns 0 or -ENOMEM. */
+int audit_url(struct buf *out, const struct gate_record *r)
+{
+	int rc = buf_addf(out, "%s://%s", r->tls ? "https" : "http", r->name);
+	if (rc == 0 && r->port != (r->tls ? PORT_HTTPS : PORT_HTTP))
+		rc = buf_addf(out, ":%u", r->port);
+	return rc ? rc : buf_addf(out, "%s", r->path);
+}
+
+static int put_url(struct buf *out, const struct gate_record *r)
+{
+	struct buf url = {0};
+	int rc = audit_url(&url, r);
+	rc = rc ? rc : buf_add(&url, "", 1);
+	rc = rc ? rc : put_text(out, "url", (const char *)url.data);
+	buf_free(&url);
+	return rc;
+}
+
+/* The names in a comma list, as an array. */
+static int put_names(struct buf *out, const char *key, const char *list)
+{
+	int rc = buf_addf(out, ",\"%s\":[", key);
+	for (const char *sep = ""; rc == 0 && *list; sep = ",") {
+		int n = (int)strcspn(list, ",");
+		char name[256];
+		snprintf(name, sizeof name, "%.*s", n, list);
+		rc = buf_addf(out, "%s", sep);
+		rc = rc ? rc : json_put_string(out, name);
+		list += n + (list[n] == ',');
+	}
+	return rc ? rc : buf_addf(out, "]");
+}
+
+/* Appends the line of a request that was read, whose texts end with NUL. Returns 0 or -ENOMEM. */
+int audit_request(struct buf *out, const struct gate_record *r)
+{
+	int rc = put_time(out, r->time_ns);
+	rc = rc ? rc : put_text(out, "event", "request");
+	rc = rc ? rc : put_text(out, "verdict", r->denied ? "deny" : r->reason[0] ? "failed" : "allow");
+	rc = rc || !r->method[0] ? rc : put_text(out, "method", r->method); /* none: the flow came to no request */
+	rc = rc ? rc : put_url(out, r);
+	rc = rc ? rc : put_text(out, "http", r->http2 ? "2" : "1.1");
+	if (rc == 0 && r->status)
+		rc = buf_addf(out, ",\"status\":%u", r->status);
+	if (rc == 0 && r->secrets[0])
+		rc = put_names(out, "secrets", r->secrets);
+	if (rc == 0 && r->redacted)
+		rc = buf_addf(out, ",\"redacted\":%" PRIu32, r->redacted);
+	if (rc == 0 && r->reason[0])
+		rc = put_text(out, "reason", r->reason);
+	return rc ? rc : buf_addf(out, ",\"bytes_sent\":%" PRIu64 ",\"bytes_received\":%" PRIu64 ",\"duration_ms\":%" PRIu64 "}\n",
+				 r->request_bytes, r->response_bytes, r->duration_ms);
 }

@@ -23,6 +23,8 @@ struct publish;
 struct network_events {
 	void (*failed)(void *context); /* network_finish() says why */
 	void (*terminal)(void *context, bool ours);
+	void (*ready)(void *context); /* network_is_ready() */
+	void (*gate_failed)(void *context, const char *why); /* it never will be */
 	void *context;
 };
 
@@ -33,8 +35,12 @@ struct network {
 	const struct caplock_spec *spec;
 	const struct network_events *events;
 	struct gate_config gate; /* its policy is kept as the gate's own is */
+	bool intercepts;         /* the gate is one that reads flows */
+	struct strv secret_env;  /* the guest's variables for its secrets: placeholders */
 	int gate_pidfd;          /* -1: none */
-	bool gate_lost;
+	bool gate_lost, device_gone;
+	struct buf certificate;  /* that the guest is to trust (PEM), with a NUL; empty: not known yet, or none */
+	bool failed;             /* the gate cannot read flows: events->gate_failed was called */
 	struct loop *loop;       /* NULL: not started */
 	struct loop_source control;      /* the device: records, and orders (virtio/net/order.h) */
 	struct loop_source gate_control; /* the gate: orders and their answers */
@@ -59,6 +65,8 @@ void network_init(struct network *n);
 int network_prepare(struct network *n, const struct caplock_spec *spec, struct machine_config *machine,
 		    const struct network_events *events, struct err *e);
 int network_start(struct network *n, struct loop *loop, struct err *e);
+bool network_is_ready(const struct network *n);
+const char *network_certificate(const struct network *n);
 int network_change(struct network *n, enum policy_op op, const char *rule, struct err *e);
 void network_answer(struct network *n, const struct net_target *target, enum order_answer answer);
 int network_publish(struct network *n, int fd, uint16_t guest_port);

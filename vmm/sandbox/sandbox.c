@@ -49,6 +49,7 @@
 #include "vmm/sandbox/kernel.h"
 #include "vmm/sandbox/network.h"
 #include "vmm/sandbox/process.h"
+#include "vmm/sandbox/trust_env.h"
 #include "vmm/spec/spec.h"
 #include "vmm/util/err.h"
 #include "vmm/util/io.h"
@@ -357,6 +358,30 @@ static void hold_terminal(void *context, bool ours)
 	agent_session_hold_input(s->session, ours);
 }
 
+static int start_command(struct sandbox *s, struct err *e);
+
+/* The gate has said what the guest is to trust. */
+static void network_ready(void *context)
+{
+	struct sandbox *s = context;
+	struct err e;
+	if (!s->done && start_command(s, &e))
+		finish(s, CAPLOCK_REFUSED, STATUS_REFUSED, e.text);
+}
+
+/* The gate cannot do what it is for, so that nothing is run; or it has ended because the machine has, which is the reason then. */
+static void gate_failed(void *context, const char *why)
+{
+	struct sandbox *s = context;
+	char message[512];
+	if (has_outcome(s))
+		explain_outcome(s, why);
+	else if (process_failure(s->vmm.fd, "the machine's process", message, sizeof message))
+		finish(s, CAPLOCK_FAILED, STATUS_FAILED, message);
+	else
+		finish(s, CAPLOCK_REFUSED, STATUS_REFUSED, why);
+}
+
 /* ---- Life ---- */
 
 static int open_image(struct sandbox *s, struct err *e)
@@ -391,8 +416,10 @@ static int prepare(struct sandbox *s, struct err *e)
 	int rc = open_image(s, e);
 	static char *const shell[] = {"sh", NULL};
 	struct image_config base = {.cmd = (char **)shell};
-	rc = rc ? rc : spec_command(s->spec, s->spec->image ? &s->image.config : &base, &s->command, e);
 	rc = rc ? rc : network_prepare(&s->network, s->spec, &s->machine, &s->network_events, e);
+	struct spec_extra extra = {.defaults = s->network.intercepts ? trust_env : NULL,
+				   .fixed = (const char *const *)s->network.secret_env.item};
+	rc = rc ? rc : spec_command(s->spec, s->spec->image ? &s->image.config : &base, &extra, &s->command, e);
 	rc = rc ? rc : kernel_open(s->spec->kernel, &s->machine.kernel_fd, s->kernel_path, e);
 	enum kvm_kind kind;
 	rc = rc ? rc : kvm_open(&s->machine.kvm_fd, &kind, e);
@@ -522,12 +549,32 @@ static int start_vmm(struct sandbox *s, struct err *e)
 
 static int start_session(struct sandbox *s, struct err *e)
 {
+	struct agent_stdio stdio = {s->spec->stdin_fd, s->spec->stdout_fd, s->spec->stderr_fd};
+	int fd = s->session_fd;
+	s->session_fd = -1;
+	return agent_session_create(&s->loop, fd, &stdio, agent_event, s, &s->session, e);
+}
+
+/* The value of a variable of the command, or NULL. */
+static const char *command_env(const struct sandbox *s, const char *name)
+{
+	size_t n = strlen(name);
+	for (char **v = s->command.env; v && *v; v++)
+		if (strncmp(*v, name, n) == 0 && (*v)[n] == '=')
+			return *v + n + 1;
+	return NULL;
+}
+
+static int start_command(struct sandbox *s, struct err *e)
+{
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
 	struct agent_setup setup = {
 		.hostname = s->spec->hostname ? s->spec->hostname : "caplock",
 		.clock_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
 		.cpu_milli = s->spec->cpus < spec_vcpus(s->spec) ? (uint32_t)ceil(s->spec->cpus * 1000) : 0,
+		.ca = network_certificate(&s->network),
+		.java_home = command_env(s, "JAVA_HOME"),
 	};
 	struct agent_command command = {
 		.argv = (const char *const *)s->command.argv,
@@ -535,10 +582,7 @@ static int start_session(struct sandbox *s, struct err *e)
 		.cwd = s->command.workdir,
 		.user = s->command.user,
 	};
-	struct agent_stdio stdio = {s->spec->stdin_fd, s->spec->stdout_fd, s->spec->stderr_fd};
-	int fd = s->session_fd;
-	s->session_fd = -1;
-	return agent_session_create(&s->loop, fd, &setup, &command, &stdio, agent_event, s, &s->session, e);
+	return agent_session_run(s->session, &setup, &command, e);
 }
 
 static int start(struct sandbox *s, struct err *e)
@@ -560,7 +604,8 @@ static int start(struct sandbox *s, struct err *e)
 	rc = start_vmm(s, e);
 	rc = rc ? rc : network_start(&s->network, &s->loop, e);
 	rc = rc ? rc : start_suspicion(s, e);
-	return rc ? rc : start_session(s, e);
+	rc = rc ? rc : start_session(s, e);
+	return rc || !network_is_ready(&s->network) ? rc : start_command(s, e);
 }
 
 static void report(struct sandbox *s)
@@ -598,7 +643,8 @@ struct sandbox *sandbox_run(const struct caplock_spec *spec, uint64_t start_ns, 
 	s->grace.fd = s->suspicion.fd = s->console.fd = s->vmm.fd = -1;
 	s->machine.net.gate_fd = s->machine.net.control_fd = -1;
 	network_init(&s->network);
-	s->network_events = (struct network_events){.failed = network_failed, .terminal = hold_terminal, .context = s};
+	s->network_events = (struct network_events){.failed = network_failed, .terminal = hold_terminal, .ready = network_ready,
+						    .gate_failed = gate_failed, .context = s};
 	s->machine.kvm_fd = s->machine.kernel_fd = s->machine.agent_fd = s->machine.control_fd = s->machine.event_fd = -1;
 	atomic_store(&s->status->timeline_ns[TIMELINE_START], start_ns);
 	atomic_store(&s->status->timeline_ns[TIMELINE_MAIN], main_ns);

@@ -78,25 +78,33 @@ static int make_argv(const struct caplock_spec *s, const struct image_config *im
 	return s->entrypoint && s->entrypoint[0] ? 0 : strv_add_all(argv, (const char *const *)image->cmd);
 }
 
-static int make_env(const struct caplock_spec *s, const struct image_config *image, struct strv *env)
+/* Adds a list of assignments, which win over those before. */
+static int set_all(struct strv *env, const char *const *list)
 {
 	int rc = 0;
-	for (char **v = image->env; v && *v && rc == 0; v++)
-		rc = strchr(*v, '=') ? strv_set_env(env, *v) : 0;
-	for (const char *const *v = s->env; v && *v && rc == 0; v++)
-		rc = strv_set_env(env, *v);
+	for (; list && *list && rc == 0; list++)
+		rc = strchr(*list, '=') ? strv_set_env(env, *list) : 0;
 	return rc;
+}
+
+static int make_env(const struct caplock_spec *s, const struct image_config *image, const struct spec_extra *extra, struct strv *env)
+{
+	int rc = set_all(env, (const char *const *)image->env);
+	rc = rc ? rc : set_all(env, extra->defaults);
+	rc = rc ? rc : set_all(env, s->env);
+	return rc ? rc : set_all(env, extra->fixed);
 }
 
 /*
  * Merges a spec with the configuration of its image, as docker does. On success the caller owns `out`. Returns 0,
  * -EINVAL where there is nothing to run, or -ENOMEM.
  */
-int spec_command(const struct caplock_spec *s, const struct image_config *image, struct spec_command *out, struct err *e)
+int spec_command(const struct caplock_spec *s, const struct image_config *image, const struct spec_extra *extra,
+		 struct spec_command *out, struct err *e)
 {
 	struct strv argv = {0}, env = {0};
 	int rc = make_argv(s, image, &argv);
-	rc = rc ? rc : make_env(s, image, &env);
+	rc = rc ? rc : make_env(s, image, extra, &env);
 	const char *workdir = s->workdir ? s->workdir : image->working_dir && image->working_dir[0] ? image->working_dir : "/";
 	const char *user = s->user ? s->user : image->user;
 	*out = (struct spec_command){.argv = argv.item, .env = env.item, .workdir = strdup(workdir)};

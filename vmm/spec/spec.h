@@ -7,6 +7,12 @@
 struct err;
 struct image_config;
 
+/* Variables that are ours; lists that end with NULL, or NULL. */
+struct spec_extra {
+	const char *const *defaults; /* win over the image's, not over the spec's */
+	const char *const *fixed;    /* win over all */
+};
+
 /* The command as the agent gets it. Owned. */
 struct spec_command {
 	char **argv;
@@ -17,7 +23,8 @@ struct spec_command {
 
 int spec_validate(const struct caplock_spec *s, struct err *e);
 unsigned spec_vcpus(const struct caplock_spec *s);
-int spec_command(const struct caplock_spec *s, const struct image_config *image, struct spec_command *out, struct err *e);
+int spec_command(const struct caplock_spec *s, const struct image_config *image, const struct spec_extra *extra,
+		 struct spec_command *out, struct err *e);
 void spec_command_free(struct spec_command *c);
 
 #endif

@@ -53,8 +53,11 @@ static int check_placeholder(const struct secrets *s, const struct secret_spec *
 	return 0;
 }
 
-/* A value has to fit in a header field, whose ends are trimmed by whoever reads it. */
-static int check_value(const char *name, const char *value, size_t bytes, struct err *e)
+/*
+ * Whether a secret can have this value: it has to fit in a header field, whose ends are trimmed by whoever reads it. Returns 0, or
+ * -errno with what is wrong, in which the value is not.
+ */
+int secret_check_value(const char *name, const char *value, size_t bytes, struct err *e)
 {
 	if (bytes == 0)
 		return err_set(e, -EINVAL, "secret %s: there is no value", name);
@@ -108,29 +111,46 @@ static int make(const struct secret_spec *spec, struct secret **out, struct err 
 	return rc;
 }
 
-static int add(struct secrets *s, const struct secret_spec *spec, const char *value, size_t value_bytes, struct err *e)
+/* Adds a secret without a value, which is the last then. */
+static int declare(struct secrets *s, const struct secret_spec *spec, struct err *e)
 {
 	struct secret *secret;
 	int rc;
 	if (s->count == SECRETS_MAX)
 		return err_set(e, -E2BIG, "there are more than %d secrets", SECRETS_MAX);
-	if ((rc = check_name(s, spec->name, e)) || (rc = check_placeholder(s, spec, e)) ||
-	    (rc = check_value(spec->name, value, value_bytes, e)))
+	if ((rc = check_name(s, spec->name, e)) || (rc = check_placeholder(s, spec, e)) || (rc = make(spec, &secret, e)))
 		return rc;
-	if (!s->vault.base && (rc = vault_open(&s->vault, (size_t)SECRETS_MAX * SECRET_VALUE_MAX_BYTES)))
-		return err_sys(e, rc, "cannot set memory aside for secrets");
-	rc = make(spec, &secret, e);
-	if (rc)
-		return rc;
-	uint8_t *at = vault_take(&s->vault, value_bytes); /* there is room for the largest of all */
-	memcpy(at, value, value_bytes);
-	secret->value = (const char *)at;
-	secret->value_bytes = value_bytes;
 	s->item[s->count++] = secret;
 	s->begins['%'] = true;
 	s->begins[tolower((uint8_t)secret->placeholder[0])] = true;
 	s->begins[toupper((uint8_t)secret->placeholder[0])] = true;
 	return 0;
+}
+
+static int add(struct secrets *s, const struct secret_spec *spec, const char *value, size_t value_bytes, struct err *e)
+{
+	int rc = secret_check_value(spec->name, value, value_bytes, e);
+	if (rc)
+		return rc;
+	if (!s->vault.base && (rc = vault_open(&s->vault, (size_t)SECRETS_MAX * SECRET_VALUE_MAX_BYTES)))
+		return err_sys(e, rc, "cannot set memory aside for secrets");
+	rc = declare(s, spec, e);
+	if (rc)
+		return rc;
+	uint8_t *at = vault_take(&s->vault, value_bytes); /* there is room for the largest of all */
+	memcpy(at, value, value_bytes);
+	s->item[s->count - 1]->value = (const char *)at;
+	s->item[s->count - 1]->value_bytes = value_bytes;
+	return 0;
+}
+
+/*
+ * Checks what secrets_add() would, all but the value, of secrets one after the other: `s`, which is only for that, remembers them.
+ * Returns 0, or -errno with what is wrong.
+ */
+int secrets_declare(struct secrets *s, const struct secret_spec *spec, struct err *e)
+{
+	return declare(s, spec, e);
 }
 
 /*

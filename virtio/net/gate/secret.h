@@ -66,6 +66,8 @@ struct secret_result {
 
 /* secret.c */
 int secrets_add(struct secrets *s, const struct secret_spec *spec, char *value, size_t value_bytes, struct err *e);
+int secrets_declare(struct secrets *s, const struct secret_spec *spec, struct err *e);
+int secret_check_value(const char *name, const char *value, size_t bytes, struct err *e);
 void secrets_free(struct secrets *s);
 int secret_add_hosts(struct policy *to, const char *name, const char *const *hosts, struct err *e);
 int secret_placeholder_make(char out[SECRET_RANDOM_PLACEHOLDER_BYTES]);
