@@ -48,6 +48,7 @@ struct caplock_spec {
 	int no_network;                          /* nonzero: no network device at all; otherwise one that reaches what is allowed */
 	const char *const *allow_hosts;          /* [tcp:|udp:]HOST[:PORT[-PORT]|:*]; HOST: name, *.NAME, *, address or range; @PRESET, @packages */
 	const char *const *deny_hosts;           /* likewise; wins over allow_hosts */
+	const char *const *allow_websockets;     /* HOST[:PORTS] that may have WebSockets, where HTTP is opened or without TLS; they allow nothing else */
 	const char *const *policies;             /* paths of policy files, whose rules are added to the others */
 	const char *const *add_hosts;            /* NAME:ADDRESS: where a name is, whatever a resolver says */
 	const char *const *allow_host_loopback;  /* ports of this host's loopback, at host.caplock.internal */

@@ -28,6 +28,7 @@ enum {
 	OPT_TIMEOUT,
 	OPT_ALLOW_HOST,
 	OPT_DENY_HOST,
+	OPT_ALLOW_WEBSOCKET,
 	OPT_ADD_HOST,
 	OPT_POLICY,
 	OPT_ALLOW_HOST_LOOPBACK,
@@ -66,6 +67,7 @@ static const struct option options[] = {
 	{"timeout", required_argument, NULL, OPT_TIMEOUT},
 	{"allow-host", required_argument, NULL, OPT_ALLOW_HOST},
 	{"deny-host", required_argument, NULL, OPT_DENY_HOST},
+	{"allow-websocket", required_argument, NULL, OPT_ALLOW_WEBSOCKET},
 	{"add-host", required_argument, NULL, OPT_ADD_HOST},
 	{"policy", required_argument, NULL, OPT_POLICY},
 	{"allow-host-loopback", required_argument, NULL, OPT_ALLOW_HOST_LOOPBACK},
@@ -95,7 +97,7 @@ static const struct option options[] = {
 struct run_options {
 	struct caplock_spec spec;
 	struct strv env, file_env; /* -e wins over --env-file, wherever it stands */
-	struct strv allow_hosts, deny_hosts, add_hosts, policies, loopback, dns_servers, publish;
+	struct strv allow_hosts, deny_hosts, websockets, add_hosts, policies, loopback, dns_servers, publish;
 	struct secret_options secrets;
 	enum timing_format timing;
 	int quiet;
@@ -186,6 +188,8 @@ static int parse_option(int option, char *value, struct run_options *o, struct e
 		return cli_add_list(&o->allow_hosts, value, "--allow-host", e);
 	case OPT_DENY_HOST:
 		return cli_add_list(&o->deny_hosts, value, "--deny-host", e);
+	case OPT_ALLOW_WEBSOCKET:
+		return cli_add_list(&o->websockets, value, "--allow-websocket", e);
 	case OPT_ADD_HOST:
 		return cli_add_list(&o->add_hosts, value, "--add-host", e);
 	case OPT_POLICY:
@@ -275,6 +279,7 @@ static int parse(int argc, char **argv, struct run_options *o)
 	o->spec.env = (const char *const *)o->file_env.item;
 	o->spec.allow_hosts = (const char *const *)o->allow_hosts.item;
 	o->spec.deny_hosts = (const char *const *)o->deny_hosts.item;
+	o->spec.allow_websockets = (const char *const *)o->websockets.item;
 	o->spec.add_hosts = (const char *const *)o->add_hosts.item;
 	o->spec.policies = (const char *const *)o->policies.item;
 	o->spec.allow_host_loopback = (const char *const *)o->loopback.item;
@@ -364,6 +369,7 @@ const struct command cmd_run = {
 			{"--allow-host HOST", "allow [tcp:|udp:]HOST[:PORT[-PORT]|:*] (80 and 443); a name, *.NAME, *, address or range;"},
 			{"", "or @PRESET (see: caplock policy presets), or @packages: the image's mirrors"},
 			{"--deny-host HOST", "deny it, whatever is allowed"},
+			{"--allow-websocket HOST", "let HTTP that is opened, and HTTP without TLS, become a WebSocket there"},
 			{"--add-host NAME:IP", "where NAME is, instead of asking a resolver"},
 			{"--policy FILE", "add the rules of a policy file, of which there may be several"},
 			{"--allow-host-loopback PORT", "open a port of this host's loopback, at host.caplock.internal"},

@@ -171,9 +171,8 @@ static int write_config(const struct gate_config *c, int *fd, struct err *e)
 {
 	struct buf text = {0};
 	int rc = gate_config_write(c, &text);
-	*fd = rc ? -1 : memfd_create("gate", MFD_CLOEXEC);
-	if (rc == 0)
-		rc = *fd < 0 ? -errno : io_write_all(*fd, text.data, text.len);
+	*fd = -1;
+	rc = rc ? rc : io_memory_file(text.data, text.len, fd);
 	buf_free(&text);
 	return rc ? err_sys(e, rc, "cannot write the gate's configuration") : 0;
 }

@@ -82,6 +82,7 @@ int network_policy(const struct caplock_spec *s, struct policy *p, struct err *e
 	*p = (struct policy){.allow_public = s->learn_fd >= 0};
 	int rc = add_all(p, s->allow_hosts, "--allow-host", policy_add_allow, e);
 	rc = rc ? rc : add_all(p, s->deny_hosts, "--deny-host", policy_add_deny, e);
+	rc = rc ? rc : add_all(p, s->allow_websockets, "--allow-websocket", policy_add_websocket, e);
 	rc = rc ? rc : add_all(p, s->add_hosts, "--add-host", policy_add_pin, e);
 	rc = rc ? rc : add_all(p, s->policies, "--policy", policy_file_add, e);
 	rc = rc ? rc : add_all(p, s->allow_host_loopback, "--allow-host-loopback", policy_add_loopback, e);
@@ -128,7 +129,7 @@ static int check(const struct caplock_spec *s, struct err *e)
 		return err_set(e, -EINVAL, "--mtu %u: give %d to %d", s->mtu, LINK_MTU_MIN, LINK_MTU_MAX);
 	bool rules = s->allow_hosts || s->deny_hosts || s->add_hosts || s->dns_servers || s->allow_host_loopback || s->policies ||
 		     s->publish || s->control_path || s->audit_fd >= 0 || s->learn_fd >= 0 || s->ask || s->secret_count ||
-		     s->network_intercept || s->upstream_ca || s->hook_socket;
+		     s->network_intercept || s->upstream_ca || s->hook_socket || s->allow_websockets;
 	if (s->no_network && rules)
 		return err_set(e, -EINVAL, "--no-network, and options that are about the network: give one or the other");
 	if (s->hook_socket && strlen(s->hook_socket) >= sizeof((struct sockaddr_un *)0)->sun_path)
@@ -152,7 +153,7 @@ int network_make_socket(int *ours, int *theirs, struct err *e)
 
 static bool needs_interceptor(const struct policy *p)
 {
-	return p->intercept_count || p->intercept_all || p->intercept_plain;
+	return p->intercept_count || p->intercept_all || p->intercept_plain || p->websocket_count;
 }
 
 /* A gate that reads flows is there from the beginning: the guest learns only then what to trust. */
@@ -161,8 +162,8 @@ static bool needs_gate(const struct policy *p)
 	return p->allow_count || p->loopback_port_count || p->allow_public || needs_interceptor(p);
 }
 
-/* Opens what --upstream-ca names, for the gate to read. A certificate that is none is for the gate to say; a file without is not. */
-static int open_upstream_ca(const char *path, int *fd, struct err *e)
+/* Reads what --upstream-ca names, for the gate. A certificate that is none is for the gate to say; a file without is not. */
+static int read_upstream_ca(const char *path, int *fd, struct err *e)
 {
 	struct buf text = {0};
 	if (!path)
@@ -170,8 +171,8 @@ static int open_upstream_ca(const char *path, int *fd, struct err *e)
 	int rc = io_read_file(AT_FDCWD, path, UPSTREAM_CA_MAX_BYTES, &text);
 	if (rc == 0 && !strstr((const char *)text.data, "-----BEGIN "))
 		rc = err_set(e, -EINVAL, "--upstream-ca %s: there is no certificate (PEM) in it", path);
-	else if (rc || (*fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY)) < 0)
-		rc = err_sys(e, rc ? rc : -errno, "--upstream-ca %s", path);
+	else if (rc || (rc = io_memory_file(text.data, text.len, fd)))
+		rc = err_sys(e, rc, "--upstream-ca %s", path);
 	buf_free(&text);
 	return rc;
 }
@@ -209,7 +210,7 @@ int network_prepare(struct network *n, const struct caplock_spec *spec, struct m
 	rc = rc || !spec->control_path ? rc : control_create(n, spec->control_path, &n->socket, e);
 	rc = rc ? rc : publish_create(n, spec->publish, spec->publish_address, &n->publish, e);
 	rc = rc ? rc : network_make_socket(&n->control.fd, &machine->net.control_fd, e);
-	rc = rc ? rc : open_upstream_ca(spec->upstream_ca, &n->gate.upstream_ca_fd, e);
+	rc = rc ? rc : read_upstream_ca(spec->upstream_ca, &n->gate.upstream_ca_fd, e);
 	n->intercepts = needs_interceptor(&n->gate.policy);
 	if (rc == 0 && needs_gate(&n->gate.policy))
 		rc = network_make_socket(&machine->net.gate_fd, &n->gate.vmm_fd, e);

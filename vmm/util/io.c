@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -87,6 +88,18 @@ int io_read_file(int dirfd, const char *path, size_t max_bytes, struct buf *out)
 }
 
 /* Closes *fd where it is open and marks it closed (-1). */
+/* Makes a file in memory, read from its beginning: *fd, the caller's. Returns 0 or -errno. */
+int io_memory_file(const void *data, size_t len_bytes, int *fd)
+{
+	*fd = memfd_create("caplock", MFD_CLOEXEC);
+	int rc = *fd < 0 ? -errno : io_write_all(*fd, data, len_bytes);
+	if (rc == 0 && lseek(*fd, 0, SEEK_SET) < 0)
+		rc = -errno;
+	if (rc)
+		io_close(fd);
+	return rc;
+}
+
 void io_close(int *fd)
 {
 	if (*fd >= 0)
