@@ -30,7 +30,7 @@ int supervisor_fd;
 static int vmm_fd; /* our ends */
 static pid_t gate;
 struct ca *authority;
-static int server_fd;
+int server_fd;
 uint16_t server_port;
 const char *server_certificate;
 bool server_http2, client_http2;

@@ -44,6 +44,7 @@ struct session {
 };
 
 extern struct ca *authority;           /* of the server */
+extern int server_fd;                  /* it listens */
 extern uint16_t server_port;
 extern const char *server_certificate; /* for whom; NULL: TLS is not spoken */
 extern bool server_http2;              /* it speaks that */

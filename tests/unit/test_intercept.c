@@ -235,6 +235,110 @@ Test(intercept, a_client_may_wait_for_100_continue)
 	session_end(&s);
 }
 
+/* Answers a request on a connection that is new, and leaves it open. */
+static struct session serve_request(const char *response)
+{
+	struct session s = serve_connection();
+	cr_assert_eq(SSL_accept(s.ssl), 1);
+	session_read_until(&s, "\r\n\r\n");
+	session_write(&s, response, strlen(response));
+	return s;
+}
+
+/* The second request is read, and its connection dialled, while no event comes. */
+Test(intercept, a_server_that_does_not_answer_any_more_is_given_up)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int filler[4];
+	config.limit_ms = 300;
+	start();
+	connect_to("owner.test");
+	say("GET /1 HTTP/1.1\r\nHost: owner.test\r\n\r\nGET /2 HTTP/1.1\r\nHost: owner.test\r\n\r\n");
+	struct session s = serve_connection();
+	cr_assert_eq(SSL_accept(s.ssl), 1);
+	session_read_until(&s, "\r\n\r\n");
+	cr_assert_eq(listen(server_fd, 0), 0); /* what does not fit is not answered */
+	a.sin_port = htons(server_port);
+	for (unsigned i = 0; i < sizeof filler / sizeof filler[0]; i++) {
+		filler[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		connect(filler[i], (struct sockaddr *)&a, sizeof a);
+	}
+	static const char last[] = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+	session_write(&s, last, sizeof last - 1);
+	expect_in(hear("Gateway"), "HTTP/1.1 504 Gateway");
+	session_end(&s);
+	for (unsigned i = 0; i < sizeof filler / sizeof filler[0]; i++)
+		close(filler[i]);
+}
+
+/* One that is busy for ever is nothing to wait for. */
+Test(intercept, a_request_fails_where_its_connection_does)
+{
+	start();
+	connect_to("owner.test");
+	say("GET /events HTTP/1.1\r\nHost: owner.test\r\n\r\n");
+	struct session busy = serve_request("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+	hear("\r\n\r\n");
+	SSL *first = client;
+	int first_fd = client_fd;
+	connect_to("owner.test");
+	say("GET / HTTP/1.1\r\nHost: owner.test\r\n\r\n");
+	struct session s = serve_connection();
+	io_close(&server_fd);
+	SSL_free(s.ssl);
+	close(s.fd); /* in the middle of the handshake */
+	expect_in(hear("\n"), "HTTP/1.1 502");
+	leave();
+	client = first;
+	client_fd = first_fd;
+	session_end(&busy);
+}
+
+/* ---- Rules that change ---- */
+
+/* Has the gate change its rules. */
+static void change_rule(enum policy_op op, const char *text)
+{
+	struct gate_order order = {.op = GATE_POLICY, .change.op = (uint8_t)op};
+	uint8_t message[GATE_MESSAGE_MAX_BYTES];
+	snprintf(order.change.rule, sizeof order.change.rule, "%s", text);
+	cr_assert_eq(send(supervisor_fd, &order, sizeof order, 0), sizeof order);
+	while (take_message(message, sizeof message) != 1 || message[0] != GATE_DONE)
+		;
+}
+
+Test(intercept, case_37_a_flow_ends_with_its_rule)
+{
+	start();
+	connect_to("owner.test");
+	say("GET /events HTTP/1.1\r\nHost: owner.test\r\n\r\n");
+	struct session s = serve_request("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+	hear("\r\n\r\n");
+	change_rule(POLICY_ADD_DENY, "owner.test");
+	cr_expect_str_eq(hear(NULL), "");
+	char c;
+	cr_expect_leq(session_read(&s, &c, 1), 0, "the server's connection is still open");
+	session_end(&s);
+}
+
+/* The addresses of a name may be others under other rules. */
+Test(intercept, case_37_a_connection_of_before_is_not_used_again)
+{
+	start();
+	connect_to("owner.test");
+	say("GET /1 HTTP/1.1\r\nHost: owner.test\r\n\r\n");
+	struct session s = serve_request("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
+	hear("o");
+	change_rule(POLICY_ADD_DENY, "unrelated.test");
+	session_write(&s, "k", 1);
+	hear("k");
+	say("GET /2 HTTP/1.1\r\nHost: owner.test\r\n\r\n");
+	struct session next = serve_request(OK);
+	hear("ok");
+	session_end(&next);
+	session_end(&s);
+}
+
 /* ---- WebSockets ---- */
 
 static const char UPGRADE[] = "GET /ws HTTP/1.1\r\nHost: owner.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

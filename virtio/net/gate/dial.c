@@ -146,7 +146,7 @@ static void connected(struct dial *d, struct attempt *a)
 	static const int on = 1;
 	if (d->wanted.proto == NET_TCP)
 		setsockopt(a->source.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* the guest has waited, if it wants that */
-	struct dial_result r = {.fd = a->source.fd, .addr = a->addr, .own = a->own};
+	struct dial_result r = {.fd = a->source.fd, .addr = a->addr, .own = a->own, .granted = d->granted};
 	loop_remove(d->dialer->loop, &a->source);
 	a->source.fd = -1;
 	end(d, &r);
@@ -292,6 +292,7 @@ void dial_start(struct dialer *all, const struct gate_request *target, bool gran
 	d->next = all->dials;
 	all->dials = d;
 	all->count++;
+	all->started++;
 	d->target = *target;
 	d->wanted = (struct policy_request){
 		.proto = target->proto, .name = target->name[0] ? d->target.name : NULL, .addr = target->addr, .port = target->port};

@@ -19,6 +19,7 @@ struct dialer {
 	struct resolver *resolver;      /* NULL: no name was to be resolved yet */
 	struct dial *dials;
 	unsigned count;
+	uint64_t started; /* dials, ever */
 };
 
 /* How a dial ended. */
@@ -28,6 +29,7 @@ struct dial_result {
 	const char *reason;  /* where error alone does not say it; or NULL. Gone when the callee returns */
 	struct ip_addr addr; /* that was dialled */
 	bool own;            /* the address is one of this host's */
+	bool granted;        /* by the user: no rule need allow it */
 };
 
 typedef void (*dial_fn)(void *context, const struct dial_result *r);

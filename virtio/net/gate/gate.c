@@ -115,6 +115,7 @@ static void open_flow(struct gate *g, const struct gate_request *r, bool granted
 		return;
 	}
 	if (intercepted && g->config->interceptor->has_connection(g->intercept, r, &kept)) {
+		kept.granted = granted;
 		hand_over(g, r, &kept);
 		return;
 	}
@@ -240,7 +241,10 @@ static bool start_interceptor(struct gate *g)
 static int tick(struct gate *g)
 {
 	int dials_ms = dialer_tick(&g->dialer);
+	uint64_t started = g->dialer.started;
 	int intercept_ms = g->intercept ? g->config->interceptor->tick(g->intercept) : -1;
+	if (g->dialer.started != started)
+		return 0; /* there are dials that dials_ms does not know: this is done once more, after the events */
 	return intercept_ms >= 0 && (dials_ms < 0 || intercept_ms < dials_ms) ? intercept_ms : dials_ms;
 }
 

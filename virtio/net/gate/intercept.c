@@ -254,7 +254,7 @@ static int open_flow(struct intercept *i, const struct gate_request *r, const st
 		free(f);
 		return -error;
 	}
-	*f = (struct flow_gate){.all = i, .port = r->port};
+	*f = (struct flow_gate){.all = i, .port = r->port, .granted = connection->granted};
 	memcpy(f->name, r->name, sizeof f->name);
 	f->first = (struct loop_source){.fd = pair[0], .ready = first_ready, .context = f};
 	if (loop_add(i->services.loop, &f->first, EPOLLIN)) {
@@ -400,9 +400,23 @@ static int create(const struct gate_services *s, struct intercept **out)
 	return 0;
 }
 
+/* Whether the rules still allow a flow that they, or the user, once allowed. */
+static bool is_allowed(const struct flow_gate *f)
+{
+	struct policy_request r = {.proto = NET_TCP, .name = f->name, .port = f->port};
+	struct policy_decision d = policy_decide(&f->all->services.config->policy, &r);
+	return d.verdict != POLICY_DENY || (f->granted && !d.rule);
+}
+
+/* Flows that are no longer allowed end, whatever the vmm does about them. */
 static void policy_changed(struct intercept *i)
 {
-	upstream_drop_idle(i);
+	for (struct flow_gate *f = i->flows, *next; f; f = next) {
+		next = f->next;
+		if (!is_allowed(f))
+			flow_end(f);
+	}
+	upstream_policy_changed(i);
 }
 
 const struct gate_interceptor intercept_interceptor = {.create = create,

@@ -46,6 +46,7 @@ struct flow_gate {
 	char name[NAME_BYTES];
 	uint16_t port;
 	bool tls;
+	bool granted; /* by the user, where no rule says anything */
 	bool refused; /* and that was told */
 	struct loop_source first; /* until its first byte is there; then fd is -1 */
 	struct conn *conn;        /* then */

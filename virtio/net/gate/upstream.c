@@ -27,6 +27,7 @@
 #include <strings.h>
 
 #include "virtio/net/gate/clock.h"
+#include "virtio/net/gate/grants.h"
 #include "virtio/net/gate/trust.h"
 #include "virtio/net/record.h"
 #include "vmm/util/io.h"
@@ -42,7 +43,8 @@ struct want {
 	struct want *next;
 	struct server *server;
 	struct exchange *exchange;
-	bool http2; /* the guest speaks it */
+	bool http2;   /* the guest speaks it */
+	bool granted; /* by the user */
 	struct want **out;
 };
 
@@ -154,36 +156,40 @@ void upstream_free_dead(struct intercept *i)
 	}
 }
 
-/* Tells those that wait for a connection that there is none. */
-static void fail_wants(struct server *s, unsigned status, const char *reason)
+/*
+ * Whether the server has a connection that will do without another's being made: one that is not ready yet, or one of HTTP/2, which
+ * ends streams. What one of HTTP/1.1 carries may go on for ever (events, a WebSocket).
+ */
+static bool may_wait(const struct want *w)
 {
-	struct want *w;
-	while ((w = s->wants)) {
-		struct exchange *x = w->exchange;
-		upstream_forget(w);
-		exchange_upstream_failed(x, status, reason);
-	}
-}
-
-/* Whether some connection of the server may become ready without another's being made. */
-static bool is_coming(const struct server *s, const struct upstream *but)
-{
-	for (const struct upstream *u = s->conns; u; u = u->next)
-		if (u != but && (!u->ready || u->exchange || u->http2))
+	for (const struct upstream *u = w->server->conns; u; u = u->next)
+		if (!u->ready || (u->http2 && w->http2 && !u->stale && upstream2_is_open(u)))
 			return true;
 	return false;
+}
+
+/* Tells those that wait for a connection in vain that there is none. */
+static void fail_wants(struct server *s, unsigned status, const char *reason)
+{
+	for (struct want *w = s->wants, *next; w; w = next) {
+		struct exchange *x = w->exchange;
+		next = w->next;
+		if (may_wait(w))
+			continue;
+		upstream_forget(w);
+		exchange_upstream_failed(x, status, reason);
+		next = s->wants; /* whatever has happened */
+	}
 }
 
 /* A connection could not be made. Those that wait fail with it, where no other comes. */
 static void connect_failed(struct upstream *u, unsigned status, const char *reason)
 {
 	struct server *s = u->server;
-	bool others = is_coming(s, u);
 	char text[160];
 	snprintf(text, sizeof text, "%s", reason); /* it may be the connection's */
 	destroy(u);
-	if (!others)
-		fail_wants(s, status, text);
+	fail_wants(s, status, text);
 }
 
 /* See upstream.h. */
@@ -246,6 +252,7 @@ static void connected(struct upstream *u, const struct dial_result *r, bool http
 {
 	u->addr = r->addr;
 	u->own = r->own;
+	u->granted = r->granted;
 	u->conn = conn_create(&u->server->all->conns, r->fd, &conn_ops, u);
 	if (!u->conn)
 		connect_failed(u, 502, "out of memory");
@@ -334,7 +341,7 @@ static bool take_spare(struct intercept *i, const char *name, uint16_t port, str
 	return false;
 }
 
-/* Makes one connection more. */
+/* Makes one connection more, for the first of those that wait. */
 static void connect_one(struct server *s, bool http2)
 {
 	struct upstream *u = calloc(1, sizeof *u);
@@ -353,17 +360,18 @@ static void connect_one(struct server *s, bool http2)
 	snprintf(target.name, sizeof target.name, "%s", s->name);
 	struct policy_request wanted = {.proto = NET_TCP, .name = target.name, .port = s->port};
 	struct policy_decision d = policy_decide(&s->all->services.config->policy, &wanted);
-	if (d.verdict == POLICY_DENY)
+	bool granted = s->wants->granted && !d.rule;
+	if (d.verdict == POLICY_DENY && !granted)
 		connect_failed(u, 403, d.reason);
 	else
-		dial_start(s->all->services.dialer, &target, false, dialled, u, &u->dial);
+		dial_start(s->all->services.dialer, &target, granted, dialled, u, &u->dial);
 }
 
 /* A connection that can carry one exchange more, of a guest that speaks HTTP/2 or not. */
 static struct upstream *find_ready(struct server *s, bool http2)
 {
 	for (struct upstream *u = s->conns; u; u = u->next) {
-		if (!u->ready || u->exchange)
+		if (!u->ready || u->stale || u->exchange)
 			continue;
 		if (u->http2 ? http2 && upstream2_has_room(u) : conn_is_open(u->conn))
 			return u;
@@ -417,7 +425,7 @@ void upstream_changed(struct upstream *u)
 	struct server *s = u->server;
 	if (upstream2_is_idle(u) && !u->idle) {
 		join_idle(u);
-		if (s->all->idle_count > IDLE_MAX)
+		if (u->stale || s->all->idle_count > IDLE_MAX)
 			upstream_lost(u, "idle");
 	}
 	serve(s);
@@ -438,7 +446,7 @@ void upstream_get(struct intercept *i, struct exchange *x, const struct flow_gat
 		exchange_upstream_failed(x, 502, "out of memory");
 		return;
 	}
-	*w = (struct want){.server = s, .exchange = x, .http2 = http2, .out = out};
+	*w = (struct want){.server = s, .exchange = x, .http2 = http2, .granted = f->granted, .out = out};
 	struct want **at = &s->wants;
 	while (*at)
 		at = &(*at)->next;
@@ -498,7 +506,7 @@ bool upstream_reaches(struct intercept *i, const char *name, uint16_t port, stru
 		if (s->port != port || strcmp(s->name, name))
 			continue;
 		for (struct upstream *u = s->conns; u; u = u->next) {
-			if (!u->ready || u->exchange || (u->http2 ? !upstream2_has_room(u) : !conn_is_open(u->conn)))
+			if (!u->ready || u->stale || u->exchange || (u->http2 ? !upstream2_has_room(u) : !conn_is_open(u->conn)))
 				continue;
 			*where = (struct dial_result){.fd = -1, .addr = u->addr, .own = u->own};
 			return true;
@@ -515,7 +523,7 @@ static void finish(struct upstream *u, bool keep)
 	u->exchange = NULL;
 	u->used = true;
 	join_idle(u);
-	if (!keep || !u->request_ended || u->tunnel || u->server->all->idle_count > IDLE_MAX)
+	if (!keep || u->stale || !u->request_ended || u->tunnel || u->server->all->idle_count > IDLE_MAX)
 		destroy(u);
 	else
 		conn_pause(u->conn, false);
@@ -690,17 +698,35 @@ static void drop_spare(struct spare **at)
 	free(s);
 }
 
-/* Closes connections that carry nothing: rules have changed. */
-void upstream_drop_idle(struct intercept *i)
+/* Whether a connection goes where it may not go any more. */
+static bool is_denied(const struct upstream *u)
 {
+	struct policy_request wanted = {.proto = NET_TCP, .name = u->server->name, .port = u->server->port};
+	struct policy_decision d = policy_decide_address(&u->server->all->services.config->policy, &wanted, &u->addr, u->own);
+	return d.verdict == POLICY_DENY && !(u->granted && grants_reach(&d, &u->addr, u->own));
+}
+
+/* A connection of before the rules changed that is to end now, or NULL. */
+static struct upstream *find_stale(const struct server *s)
+{
+	for (struct upstream *u = s->conns; u; u = u->next)
+		if (u->stale && (!u->ready || is_idle(u) || is_denied(u)))
+			return u;
+	return NULL;
+}
+
+/* Rules have changed: connections that carry something, and still may, go on until it is done. The others are closed. */
+void upstream_policy_changed(struct intercept *i)
+{
+	struct upstream *u;
 	while (i->spares)
 		drop_spare(&i->spares);
 	for (struct server *s = i->servers; s; s = s->next)
-		for (struct upstream *u = s->conns, *next; u; u = next) {
-			next = u->next;
-			if (is_idle(u))
-				upstream_lost(u, "the rules have changed");
-		}
+		for (u = s->conns; u; u = u->next)
+			u->stale = true;
+	for (struct server *s = i->servers; s; s = s->next)
+		while ((u = find_stale(s)))
+			upstream_lost(u, "the rules have changed");
 }
 
 /* The time of the next that will have been idle for too long; what is over is closed. */

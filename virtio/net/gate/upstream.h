@@ -15,7 +15,8 @@ struct upstream {
 	struct conn *conn;     /* NULL: being dialled */
 	struct dial *dial;
 	struct ip_addr addr;   /* that was dialled */
-	bool own;
+	bool own, granted;
+	bool stale;            /* made under rules that have changed since: it carries nothing more */
 	bool ready;            /* it can carry an exchange */
 	bool used;             /* it has carried one */
 	bool idle;             /* it counts as one that carries none */
@@ -50,7 +51,7 @@ void upstream_forget(struct want *w);
 void upstream_expect(struct intercept *i, const struct flow_gate *f, bool http2);
 void upstream_add_spare(struct intercept *i, const char *name, uint16_t port, const struct dial_result *r);
 bool upstream_reaches(struct intercept *i, const char *name, uint16_t port, struct dial_result *where);
-void upstream_drop_idle(struct intercept *i);
+void upstream_policy_changed(struct intercept *i);
 int upstream_tick(struct intercept *i);
 void upstream_free_dead(struct intercept *i);
 void upstream_free_all(struct intercept *i);
@@ -59,6 +60,7 @@ void upstream_changed(struct upstream *u);
 
 /* upstream_http2.c: all exchanges of one connection that speaks it */
 int upstream2_start(struct upstream *u);
+bool upstream2_is_open(const struct upstream *u);  /* it may carry more, if not now */
 bool upstream2_has_room(const struct upstream *u); /* for one more stream */
 bool upstream2_is_idle(const struct upstream *u);
 void upstream2_carry(struct upstream *u, struct exchange *x); /* calls exchange_upstream_ready() */

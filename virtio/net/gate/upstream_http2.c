@@ -353,11 +353,17 @@ int upstream2_start(struct upstream *u)
 }
 
 /* See upstream.h. */
+bool upstream2_is_open(const struct upstream *u)
+{
+	return nghttp2_session_check_request_allowed(u->http2->h.session);
+}
+
+/* See upstream.h. */
 bool upstream2_has_room(const struct upstream *u)
 {
 	const struct upstream2 *c = u->http2;
 	uint32_t max = nghttp2_session_get_remote_settings(c->h.session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
-	return nghttp2_session_check_request_allowed(c->h.session) && c->count < HTTP2_STREAMS_MAX && c->count < max;
+	return upstream2_is_open(u) && c->count < HTTP2_STREAMS_MAX && c->count < max;
 }
 
 /* See upstream.h. */
