@@ -190,8 +190,8 @@ test_bad_secrets() {
 
 # While it waits for a file, which has a writer once it is opened, the arguments and the environment can be looked at.
 test_secrets_are_wiped() {
-	mkfifo wait.env
-	KEY=s3cret-one "$caplock" run --secret KEY@a.test --secret 'ARG=s3cret-two,@@b.test' --env-file wait.env -- true 2>err &
+	mkfifo wait.pem
+	KEY=s3cret-one "$caplock" run --secret KEY@a.test --secret 'ARG=s3cret-two,@@b.test' --upstream-ca wait.pem -- true 2>err &
 	local run=$!
 	timeout 60 sh -c 'exec 3>wait.pem; tr "\0" " " </proc/$1/cmdline >cmdline; tr "\0" " " </proc/$1/environ >environ; kill -KILL $1' - $run
 	wait $run || true

@@ -218,6 +218,7 @@ test_https_git() {
 				listen 127.0.0.1:$https ssl;
 				ssl_certificate /srv/cert.pem; ssl_certificate_key /srv/key.pem;
 				root /srv;
+				add_header WWW-Authenticate 'Basic realm="git"' always;
 				if (\$http_authorization != "Basic $(printf 'token:the-real-value' | base64)") { return 401; }
 			}
 		}

@@ -7,7 +7,7 @@
  *
  * They are valid from two days ago, as the guest's clock may be behind ours.
  */
-#define OPENSSL_API_COMPAT 10101 /* make_leaf_key() */
+#define OPENSSL_API_COMPAT 10101 /* make_key() */
 #include "virtio/net/gate/ca.h"
 
 #include <errno.h>
@@ -119,7 +119,7 @@ static X509 *make_leaf(struct ca *ca, const char *name)
  * A key in OpenSSL's old form: one in the new is encoded and decoded for each certificate that gets it, which takes longer than all
  * the rest of making the certificate.
  */
-static EVP_PKEY *make_leaf_key(void)
+static EVP_PKEY *make_key(void)
 {
 	EC_KEY *ec = EC_KEY_new_by_curve_name(NID_X9_62_prime256v1);
 	EVP_PKEY *key = EVP_PKEY_new();
@@ -136,8 +136,8 @@ struct ca *ca_create(void)
 	struct ca *ca = calloc(1, sizeof *ca);
 	if (!ca)
 		return NULL;
-	ca->key = EVP_EC_gen("P-256");
-	ca->leaf_key = make_leaf_key();
+	ca->key = make_key();
+	ca->leaf_key = make_key();
 	ca->certificate = ca->key && ca->leaf_key ? make_authority(ca->key) : NULL;
 	if (ca->certificate)
 		return ca;

@@ -168,7 +168,9 @@ static SSL_CTX *guest_context(struct intercept *i)
 
 static void start_tls(struct flow_gate *f)
 {
-	SSL *ssl = SSL_new(f->all->guest_tls);
+	struct intercept *i = f->all;
+	i->guest_tls = i->guest_tls ? i->guest_tls : guest_context(i); /* not before it is needed: the guest waits for our start */
+	SSL *ssl = i->guest_tls ? SSL_new(i->guest_tls) : NULL;
 	if (!ssl) {
 		flow_end(f);
 		return;
@@ -389,8 +391,7 @@ static int create(const struct gate_services *s, struct intercept **out)
 	OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, NULL);
 	int rc = take_config(i, &e);
 	i->ca = rc ? NULL : ca_create();
-	i->guest_tls = i->ca ? guest_context(i) : NULL;
-	rc = rc ? rc : i->guest_tls ? tell_certificate(i) : -ENOMEM;
+	rc = rc ? rc : i->ca ? tell_certificate(i) : -ENOMEM;
 	if (rc) {
 		tell_failure(s, e.text);
 		destroy(i);

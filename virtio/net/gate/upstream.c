@@ -367,13 +367,17 @@ static void connect_one(struct server *s, bool http2)
 		dial_start(s->all->services.dialer, &target, granted, dialled, u, &u->dial);
 }
 
-/* A connection that can carry one exchange more, of a guest that speaks HTTP/2 or not. */
+/*
+ * A connection that can carry one exchange more, of a guest that speaks HTTP/2 or not. Where both sides can, HTTP/2 stays HTTP/2: gRPC
+ * is more than a translation of it.
+ */
 static struct upstream *find_ready(struct server *s, bool http2)
 {
+	bool http1 = !http2 || !s->tls || s->no_http2;
 	for (struct upstream *u = s->conns; u; u = u->next) {
 		if (!u->ready || u->stale || u->exchange)
 			continue;
-		if (u->http2 ? http2 && upstream2_has_room(u) : conn_is_open(u->conn))
+		if (u->http2 ? http2 && upstream2_has_room(u) : http1 && conn_is_open(u->conn))
 			return u;
 	}
 	return NULL;
