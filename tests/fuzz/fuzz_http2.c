@@ -69,8 +69,9 @@ void conn_write(struct conn *c, const void *data, size_t len_bytes)
 	must(busy && buf_add(&c->out, data, len_bytes) == 0);
 }
 
-void conn_written(struct conn *c)
+void conn_written(struct conn *c, int rc)
 {
+	(void)rc;
 	c->woken = true;
 }
 
@@ -81,8 +82,9 @@ size_t conn_room(struct conn *c)
 	return c->out.len < max ? max - c->out.len : 0;
 }
 
-void conn_finish(struct conn *c)
+void conn_finish(struct conn *c, bool clean)
 {
+	must(clean);
 	c->finished = true;
 }
 

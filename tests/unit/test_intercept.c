@@ -271,6 +271,36 @@ Test(intercept, a_server_that_does_not_answer_any_more_is_given_up)
 		close(filler[i]);
 }
 
+/* The body has no end of its own, and TLS does not say that this is it: somebody may have cut it off. */
+Test(intercept, a_body_that_is_cut_off_is_not_complete)
+{
+	start();
+	connect_to("owner.test");
+	say("GET / HTTP/1.1\r\nHost: owner.test\r\n\r\n");
+	struct session s = serve_request("HTTP/1.1 200 OK\r\n\r\nall that came");
+	shutdown(s.fd, SHUT_WR);
+	expect_not_in(hear(NULL), "\r\n0\r\n");
+	cr_expect_neq(SSL_get_shutdown(client) & SSL_RECEIVED_SHUTDOWN, SSL_RECEIVED_SHUTDOWN);
+	session_end(&s);
+}
+
+/* What was received of a response is not lost with the rest of it. */
+Test(intercept, what_came_of_a_response_is_passed_on)
+{
+	enum { BYTES = 64 << 10 };
+	static char response[BYTES + 64];
+	start();
+	connect_to("owner.test");
+	say("GET / HTTP/1.1\r\nHost: owner.test\r\n\r\n");
+	int head = sprintf(response, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", BYTES + 1);
+	memset(response + head, 'x', BYTES);
+	struct session s = serve_request(response);
+	session_end(&s);
+	const char *body = strstr(hear(NULL), "\r\n\r\n");
+	cr_assert(body);
+	cr_expect_eq(strlen(body + 4), BYTES);
+}
+
 /* One that is busy for ever is nothing to wait for. */
 Test(intercept, a_request_fails_where_its_connection_does)
 {

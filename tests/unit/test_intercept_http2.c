@@ -526,17 +526,28 @@ static void flush_guest(void)
 	while (guest.out.len && !guest.gone);
 }
 
-Test(intercept_http2, a_guest_that_only_resets_is_shut_out)
+static void expect_to_be_shut_out(uint32_t error)
 {
 	open_both();
 	for (unsigned i = 0; i < 600 && !strstr(http2_peer_log(&guest), "goaway"); i++) {
 		int32_t id = http2_peer_ask(&guest, ASK("GET", "/"), false);
 		flush_guest();
-		nghttp2_submit_rst_stream(guest.session, NGHTTP2_FLAG_NONE, id, NGHTTP2_CANCEL);
+		nghttp2_submit_rst_stream(guest.session, NGHTTP2_FLAG_NONE, id, error);
 		flush_guest();
 	}
 	http2_peer_until(&guest, "goaway 11");
 	close_both();
+}
+
+Test(intercept_http2, a_guest_that_only_resets_is_shut_out)
+{
+	expect_to_be_shut_out(NGHTTP2_CANCEL);
+}
+
+/* As if nothing were wrong. */
+Test(intercept_http2, a_guest_that_only_ends_streams_is_shut_out)
+{
+	expect_to_be_shut_out(NGHTTP2_NO_ERROR);
 }
 
 Test(intercept_http2, what_is_no_http2_ends_the_flow)

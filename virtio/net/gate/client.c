@@ -16,6 +16,7 @@ struct client1 {
 	struct http1_in in;
 	struct exchange *exchange; /* NULL: none */
 	enum http1_body body;      /* of the response */
+	bool has_body;             /* there may be one: what is said of it may be for HEAD */
 	bool is_1_0;
 	bool request_done;
 	bool close;  /* after the response */
@@ -149,21 +150,20 @@ static void put_head(void *context, const struct http_head *response)
 	enum http1_body how = http1_body_of(response, c->is_1_0);
 	if (!interim) {
 		c->body = how;
+		c->has_body = response->has_body;
 		c->tunnel = response->status == 101;
 		c->close |= how == HTTP1_UNTIL_CLOSE || response->close;
 	}
-	(void)!http1_put_head(conn_out(c->flow->conn), response, how, c->close && !interim && !c->tunnel);
-	conn_written(c->flow->conn);
+	int rc = http1_put_head(conn_out(c->flow->conn), response, how, c->close && !interim && !c->tunnel);
+	conn_written(c->flow->conn, rc);
 }
 
 static void put_data(void *context, const uint8_t *bytes, size_t len_bytes)
 {
 	struct client1 *c = context;
-	if (c->tunnel)
-		conn_write(c->flow->conn, bytes, len_bytes);
-	else
-		(void)!http1_put_data(conn_out(c->flow->conn), c->body, bytes, len_bytes);
-	conn_written(c->flow->conn);
+	struct buf *out = conn_out(c->flow->conn);
+	if (c->tunnel || c->has_body)
+		conn_written(c->flow->conn, c->tunnel ? buf_add(out, bytes, len_bytes) : http1_put_data(out, c->body, bytes, len_bytes));
 }
 
 static void put_end(void *context, const struct http_fields *trailers)
@@ -171,17 +171,16 @@ static void put_end(void *context, const struct http_fields *trailers)
 	struct client1 *c = context;
 	struct exchange *x = c->exchange;
 	if (!c->tunnel)
-		(void)!http1_put_end(conn_out(c->flow->conn), c->body, trailers);
+		conn_written(c->flow->conn, http1_put_end(conn_out(c->flow->conn), c->body, trailers));
 	c->exchange = NULL;
 	exchange_cancel(x);
 	bool whole = c->request_done || c->in.state == HTTP1_ENDED;
 	if (!whole || c->close || c->tunnel) {
-		conn_finish(c->flow->conn);
+		conn_finish(c->flow->conn, true);
 		c->flow->conn = NULL; /* it ends by itself */
 		flow_end(c->flow);
 		return;
 	}
-	conn_written(c->flow->conn);
 	conn_pause(c->flow->conn, false);
 }
 
@@ -189,9 +188,8 @@ static void reset(void *context, const char *reason)
 {
 	(void)reason;
 	struct client1 *c = context;
-	SSL *ssl = conn_tls(c->flow->conn);
-	if (ssl)
-		SSL_set_shutdown(ssl, SSL_SENT_SHUTDOWN); /* no good-bye: this is not the end of the response */
+	conn_finish(c->flow->conn, false); /* this is not the end of the response */
+	c->flow->conn = NULL;              /* it ends by itself */
 	flow_end(c->flow);
 }
 

@@ -207,7 +207,8 @@ static int on_close(nghttp2_session *session, int32_t id, uint32_t error, void *
 	struct stream *s = stream_of(session, id);
 	if (!s)
 		return 0;
-	if (error != NGHTTP2_NO_ERROR && !s->reset && !is_calm(c))
+	bool early = error != NGHTTP2_NO_ERROR || !s->over; /* whatever the guest calls it */
+	if (early && !s->reset && !is_calm(c))
 		c->h.broken |= nghttp2_session_terminate_session(session, NGHTTP2_ENHANCE_YOUR_CALM) != 0;
 	http2_consume(&c->h, id, &s->owed_bytes);
 	stream_free(s);
@@ -326,7 +327,7 @@ static void fill(void *context)
 	if (rc == 0)
 		return;
 	if (rc > 0) {
-		conn_finish(c->flow->conn);
+		conn_finish(c->flow->conn, true);
 		c->flow->conn = NULL; /* it ends by itself */
 	}
 	flow_end(c->flow);

@@ -56,7 +56,8 @@ struct conn {
 	bool finishing, lingering;
 	bool wants_write;  /* TLS does, to go on reading */
 	bool dead;
-	bool broken;       /* there was no memory for what was written */
+	bool rude;         /* TLS does not say that this is all: it is not */
+	int broken;        /* -errno: what was to be written is not */
 	bool fresh;        /* the owner goes on: with what it has left, were it nothing */
 };
 
@@ -132,6 +133,7 @@ void conn_start_tls(struct conn *c, SSL *ssl)
 	join_timed(c, CONN_HANDSHAKE_MS);
 	if (!SSL_is_server(ssl))
 		SSL_do_handshake(ssl); /* what is wrong with it, pump() will see */
+	ERR_clear_error(); /* or else whatever TLS is being spoken now seems to have failed */
 	queue(c);
 }
 
@@ -166,6 +168,8 @@ void conn_destroy(struct conn *c)
 	c->dead = true;
 	loop_remove(c->set->loop, &c->source);
 	if (c->ssl) {
+		if (c->rude)
+			SSL_set_shutdown(c->ssl, SSL_SENT_SHUTDOWN);
 		SSL_shutdown(c->ssl); /* says good-bye where there is room for it */
 		SSL_free(c->ssl);
 		ERR_clear_error();
@@ -187,14 +191,18 @@ static void fail(struct conn *c, const char *reason)
 		c->ops->failed(c->context, reason);
 }
 
-/* Sends what is there to send, then closes. What is received is dropped. The owner hears nothing more of it. */
-void conn_finish(struct conn *c)
+/*
+ * Sends what is there to send, then closes; `clean`: that is all, as TLS may say. What is received is dropped. The owner hears nothing
+ * more of it.
+ */
+void conn_finish(struct conn *c, bool clean)
 {
 	if (c->handshaking) {
 		conn_destroy(c);
 		return;
 	}
 	c->finishing = true;
+	c->rude = !clean;
 	queue(c);
 }
 
@@ -214,9 +222,13 @@ struct buf *conn_out(struct conn *c)
 	return &c->out;
 }
 
-/* Something was appended to conn_out(). */
-void conn_written(struct conn *c)
+/*
+ * Something was appended to conn_out(); or, where rc is not 0, it could not be: nothing of what would follow it must be sent, and the
+ * connection fails.
+ */
+void conn_written(struct conn *c, int rc)
 {
+	c->broken = c->broken ? c->broken : rc;
 	queue(c);
 }
 
@@ -225,8 +237,7 @@ void conn_write(struct conn *c, const void *data, size_t len_bytes)
 {
 	if (c->dead)
 		return;
-	c->broken |= buf_add(&c->out, data, len_bytes) != 0;
-	queue(c);
+	conn_written(c, buf_add(&c->out, data, len_bytes));
 }
 
 /* Returns bytes sent, 0: not now, or -1. */
@@ -251,7 +262,7 @@ static void linger(struct conn *c)
 	if (c->ended) {
 		conn_destroy(c);
 	} else if (!c->lingering) {
-		if (c->ssl)
+		if (c->ssl && !c->rude)
 			SSL_shutdown(c->ssl);
 		ERR_clear_error();
 		shutdown(c->source.fd, SHUT_WR);
@@ -439,7 +450,7 @@ static void pump(struct conn *c, uint32_t events)
 	if (c->dead)
 		return;
 	if (c->broken) {
-		fail(c, "out of memory");
+		fail(c, c->broken == -ENOMEM ? "out of memory" : "a message that cannot be sent");
 		return;
 	}
 	if (c->handshaking)

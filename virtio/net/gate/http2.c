@@ -138,7 +138,7 @@ int http2_create(struct http2 *h, struct conn *conn, nghttp2_session_callbacks *
 		http2_destroy(h);
 		return -ENOMEM;
 	}
-	conn_written(conn);
+	conn_written(conn, 0);
 	return 0;
 }
 
@@ -171,7 +171,7 @@ int http2_fill(struct http2 *h)
 /* There is something to say, or less to wait for. */
 void http2_wake(struct http2 *h)
 {
-	conn_written(h->conn);
+	conn_written(h->conn, 0);
 }
 
 /* Ends a stream, both ways. */

@@ -610,7 +610,7 @@ static void ended(void *context, bool clean)
 		struct exchange *x = u->exchange;
 		finish(u, false);
 		exchange_response_end(x, NULL);
-	} else if (http1_eof(&u->in, &found) == HTTP1_END && (clean || u->in.state == HTTP1_OVER)) {
+	} else if (clean && http1_eof(&u->in, &found) == HTTP1_END) {
 		response_ended(u);
 	} else {
 		upstream_lost(u, "the server closed the connection before its response was complete");
@@ -640,18 +640,14 @@ static void put_head(void *context, const struct http_head *request)
 	struct upstream *u = context;
 	u->body = http1_body_of(request, false);
 	http1_in_ask(&u->in, request);
-	(void)!http1_put_head(conn_out(u->conn), request, u->body, false);
-	conn_written(u->conn);
+	conn_written(u->conn, http1_put_head(conn_out(u->conn), request, u->body, false));
 }
 
 static void put_data(void *context, const uint8_t *bytes, size_t len_bytes)
 {
 	struct upstream *u = context;
-	if (u->tunnel)
-		conn_write(u->conn, bytes, len_bytes);
-	else
-		(void)!http1_put_data(conn_out(u->conn), u->body, bytes, len_bytes);
-	conn_written(u->conn);
+	struct buf *out = conn_out(u->conn);
+	conn_written(u->conn, u->tunnel ? buf_add(out, bytes, len_bytes) : http1_put_data(out, u->body, bytes, len_bytes));
 }
 
 static void put_end(void *context, const struct http_fields *trailers)
@@ -659,8 +655,7 @@ static void put_end(void *context, const struct http_fields *trailers)
 	struct upstream *u = context;
 	u->request_ended = true;
 	if (!u->tunnel)
-		(void)!http1_put_end(conn_out(u->conn), u->body, trailers);
-	conn_written(u->conn);
+		conn_written(u->conn, http1_put_end(conn_out(u->conn), u->body, trailers));
 }
 
 static void cancel(void *context)
