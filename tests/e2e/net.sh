@@ -274,6 +274,24 @@ test_refused_and_closed_servers_are_seen_at_once() {
 	expect_in err refused
 }
 
+# A server that is killed is seen by who has a connection to it, and by who wants one.
+test_killed_server() {
+	images
+	serve
+	background --image debian --allow-host-loopback "$port" -- python3 -u -c "
+import http.client
+kept = http.client.HTTPConnection('host.caplock.internal', $port, timeout=60)
+kept.request('GET', '/')
+print(kept.getresponse().read().decode(), end='')
+print(kept.sock.recv(1))
+try: http.client.HTTPConnection('host.caplock.internal', $port, timeout=60).connect()
+except OSError as e: print(type(e).__name__)"
+	wait_for out hello
+	kill -KILL "$server"
+	ended 0
+	expect 0 $'hello from the host\nb\'\'\nConnectionRefusedError'
+}
+
 test_bad_rules() {
 	local rule
 	for rule in '' ',' 'a,,b' 'foo..bar' 'x:0' 'x:70000' 'x:9-2' 'a*b.com' '*.*.com' 'tcp:x' '1.2.3' '127.1' '0x7f000001' '10.0.0.1/8' \

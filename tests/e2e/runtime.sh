@@ -8,7 +8,7 @@ background() {
 	"$caplock" run --memory 256 --timeout 200 "$@" <&"$input" >out 2>err &
 	sandbox=$!
 	exec {input}<&-
-	trap 'kill $sandbox ${server:-} 2>/dev/null || true' EXIT
+	trap 'kill $sandbox ${server:-} "${servers[@]}" 2>/dev/null || true' EXIT
 }
 
 # wait_for FILE TEXT: until a line of the sandbox's says so.
