@@ -58,19 +58,21 @@ struct dial {
 
 /* ---- Addresses ---- */
 
-/* Whether the address is one of this host's: then the way to it begins there. */
-static bool is_own(const struct ip_addr *a)
+/* Whether the address is one of this host's: then the way to it begins there. Returns 0, or -errno where that cannot be asked. */
+static int find_own(const struct ip_addr *a, bool *own)
 {
 	struct sockaddr_storage to, from;
 	socklen_t bytes = addr_socket(a, 9, &to), from_bytes = sizeof from;
 	int fd = socket(to.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	bool own = false;
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&to, bytes) == 0 &&
+	*own = false;
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, (struct sockaddr *)&to, bytes) == 0 &&
 	    getsockname(fd, (struct sockaddr *)&from, &from_bytes) == 0 && from.ss_family == to.ss_family)
-		own = addr_is_v4(a) ? ((struct sockaddr_in *)&from)->sin_addr.s_addr == ((struct sockaddr_in *)&to)->sin_addr.s_addr
-				    : memcmp(&((struct sockaddr_in6 *)&from)->sin6_addr, a->byte, 16) == 0;
+		*own = addr_is_v4(a) ? ((struct sockaddr_in *)&from)->sin_addr.s_addr == ((struct sockaddr_in *)&to)->sin_addr.s_addr
+				     : memcmp(&((struct sockaddr_in6 *)&from)->sin6_addr, a->byte, 16) == 0;
 	io_close(&fd);
-	return own;
+	return 0;
 }
 
 /* ---- Ends ---- */
@@ -214,7 +216,12 @@ static void resolved(void *context, const struct ip_addr *addr, unsigned count, 
 	d->question = NULL;
 	set_limit(d);
 	for (unsigned i = 0; i < count && d->count < RESOLVE_MAX; i++) {
-		bool own = is_own(&addr[i]);
+		bool own;
+		int rc = find_own(&addr[i], &own);
+		if (rc) {
+			error = -rc;
+			continue;
+		}
 		struct policy_decision decision = policy_decide_address(d->dialer->policy, &d->wanted, &addr[i], own);
 		if (decision.verdict == POLICY_DENY && !(d->granted && grants_reach(&decision, &addr[i], own))) {
 			denied = decision;
@@ -224,7 +231,7 @@ static void resolved(void *context, const struct ip_addr *addr, unsigned count, 
 	}
 	if (d->count)
 		start_next(d);
-	else if (count)
+	else if (denied.reason)
 		fail(d, EPERM, denied.reason);
 	else
 		fail(d, error, error == ETIMEDOUT ? NO_RESOLVER : NULL);
