@@ -324,6 +324,29 @@ Test(intercept, a_request_fails_where_its_connection_does)
 	session_end(&busy);
 }
 
+/* Flows that say nothing do not keep the server's connections. */
+Test(intercept, unused_connections_are_few)
+{
+	enum { FLOWS = 300, MOST = 256 };
+	int fd[FLOWS];
+	unsigned open = 0;
+	start();
+	for (unsigned i = 0; i < FLOWS; i++) {
+		open_flow("owner.test");
+		io_close(&client_fd);
+		wait_for(server_fd);
+		fd[i] = accept4(server_fd, NULL, NULL, SOCK_CLOEXEC);
+		cr_assert_geq(fd[i], 0);
+	}
+	for (unsigned i = 0; i < FLOWS - MOST; i++)
+		wait_for(fd[i]); /* the oldest have ended */
+	for (unsigned i = 0; i < FLOWS; i++) {
+		open += poll(&(struct pollfd){.fd = fd[i], .events = POLLIN}, 1, 0) == 0;
+		close(fd[i]);
+	}
+	cr_expect_eq(open, MOST);
+}
+
 /* ---- Rules that change ---- */
 
 /* Has the gate change its rules. */

@@ -161,6 +161,18 @@ Test(jail, the_vmm_has_no_files)
 	cr_expect_eq(inside(&(struct jail){.fds_max = 100}, look_at_files), 0);
 }
 
+static int look_at_memory(const int missing[JAIL_STAGES])
+{
+	struct rlimit data;
+	(void)missing;
+	return getrlimit(RLIMIT_DATA, &data) || data.rlim_cur != 1 << 30 || data.rlim_max != 1 << 30;
+}
+
+Test(jail, memory_has_a_limit)
+{
+	cr_expect_eq(inside(&(struct jail){.fds_max = 100, .data_bytes_max = 1 << 30}, look_at_memory), 0);
+}
+
 static int look_at_readable(const int missing[JAIL_STAGES])
 {
 	if (open("/etc/passwd", O_RDONLY) < 0)

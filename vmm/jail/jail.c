@@ -95,6 +95,7 @@ static int enter_limits(const struct jail *j)
 {
 	int rc = lower(RLIMIT_NOFILE, j->fds_max);
 	rc = rc ? rc : lower(RLIMIT_FSIZE, j->file_bytes_max);
+	rc = rc || !j->data_bytes_max ? rc : lower(RLIMIT_DATA, j->data_bytes_max);
 	return rc ? rc : lower(RLIMIT_CORE, 0);
 }
 

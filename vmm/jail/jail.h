@@ -34,6 +34,7 @@ struct jail {
 	const char *const *readable; /* files that it may open to read, ends with NULL; NULL: none, and its root is empty */
 	unsigned fds_max;
 	uint64_t file_bytes_max; /* of what it writes */
+	uint64_t data_bytes_max; /* of its memory; 0: no limit */
 };
 
 /* A process that could not be confined ends with this plus the stage. */

@@ -24,6 +24,7 @@
 enum {
 	FDS_MAX = 16384, /* two for each flow that is read, and more */
 	CONFIG_MAX_BYTES = 16 << 20,
+	DATA_MAX_BYTES = 512 << 20, /* each flow is bounded, but there may be thousands: then some fail */
 	STATUS_CONFIG = 98,
 };
 
@@ -58,7 +59,7 @@ int main(int argc, char **argv)
 	io_close(&fd);
 	const char *readable[TRUST_PATHS_MAX];
 	trust_paths(readable);
-	process_enter(&(struct jail){.host_network = true, .readable = readable, .fds_max = FDS_MAX}, getppid());
+	process_enter(&(struct jail){.host_network = true, .readable = readable, .fds_max = FDS_MAX, .data_bytes_max = DATA_MAX_BYTES}, getppid());
 	gate_run(&config);
 	return 0;
 }

@@ -15,7 +15,7 @@
  * A server may close an idle connection just when a request is on its way. Where nothing of an answer has come and nothing is
  * lost by it (exchange_can_repeat()), the request is sent once more on another connection.
  *
- * Limits: about IDLE_MAX idle connections, each for IDLE_MS; a guest's flows bound the others, and the dialer bounds dials.
+ * Limits: about IDLE_MAX idle connections and SPARES_MAX spare sockets, each for IDLE_MS; a guest's flows bound the others, and the dialer bounds dials.
  */
 #include "virtio/net/gate/upstream.h"
 
@@ -35,6 +35,7 @@
 enum {
 	IDLE_MS = 30000,
 	IDLE_MAX = 64,     /* connections, of all servers */
+	SPARES_MAX = 256,  /* sockets that nobody uses yet */
 	SERVERS_MAX = 256, /* that are remembered */
 };
 
@@ -488,6 +489,24 @@ void upstream_expect(struct intercept *i, const struct flow_gate *f, bool http2)
 	connected(u, &r, http2 && !s->no_http2);
 }
 
+static void drop_spare(struct spare **at)
+{
+	struct spare *s = *at;
+	*at = s->next;
+	io_close(&s->at.fd);
+	free(s);
+}
+
+/* Closes the oldest where there are many: a guest may begin flows and use none. */
+static void limit_spares(struct intercept *i)
+{
+	struct spare **at = &i->spares;
+	for (unsigned count = 0; *at && count < SPARES_MAX; count++)
+		at = &(*at)->next;
+	while (*at)
+		drop_spare(at);
+}
+
 /* A socket that was connected for a flow; it is ours from now on. */
 void upstream_add_spare(struct intercept *i, const char *name, uint16_t port, const struct dial_result *r)
 {
@@ -500,6 +519,7 @@ void upstream_add_spare(struct intercept *i, const char *name, uint16_t port, co
 	*s = (struct spare){.next = i->spares, .port = port, .at = *r, .since_ms = clock_ms()};
 	snprintf(s->name, sizeof s->name, "%s", name);
 	i->spares = s;
+	limit_spares(i);
 	i->check_ms = i->check_ms ? i->check_ms : s->since_ms + IDLE_MS;
 }
 
@@ -687,14 +707,6 @@ static const struct upstream_ops http1_ops = {
 static bool is_idle(const struct upstream *u)
 {
 	return u->ready && !u->exchange && (!u->http2 || upstream2_is_idle(u));
-}
-
-static void drop_spare(struct spare **at)
-{
-	struct spare *s = *at;
-	*at = s->next;
-	io_close(&s->at.fd);
-	free(s);
 }
 
 /* Whether a connection goes where it may not go any more. */
