@@ -3,7 +3,7 @@
 #   make            build/caplock, build/libcaplock.a and, once, the guest kernel
 #   make demo       installs what is missing, builds, boots a sandbox
 #   make test       installs what is missing, builds, runs every test
-#   make bench      measures booting and the network, and writes build/bench/
+#   make bench      measures booting, the network and interception, and writes build/bench/
 #   make fuzz       runs the fuzz targets for FUZZ_SECONDS (60) each
 #   make install    PREFIX=/usr/local, DESTDIR=
 #   make deps       installs the packages, or says which (not root)
@@ -64,6 +64,7 @@ bench: deps
 	@$(MAKE) --no-print-directory all
 	@bench/boot
 	@bench/net
+	@bench/https
 
 # ---- Guest kernel: built once, outside the tree ----
 

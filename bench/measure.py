@@ -89,13 +89,14 @@ def scrubbed(run, *args):
 # --- On this machine -----------------------------------------------------------------------------------------------
 
 
-def compile_static(name, compiler="gcc"):
+def compile_static(name, compiler="gcc", libraries=()):
     """Builds bench/NAME.c, which may run anywhere. Returns its path."""
     os.makedirs(OUT, exist_ok=True)
     out = os.path.join(OUT, name)
     headers = ["-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"]
     subprocess.run([compiler, "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O2", "-static", "-s", "-o", out,
-                    os.path.join(TREE, "bench", name + ".c"), *(headers if compiler == "musl-gcc" else [])], check=True)
+                    os.path.join(TREE, "bench", name + ".c"), "-I" + TREE, *libraries, "-Wl,--no-warnings",
+                    *(headers if compiler == "musl-gcc" else [])], check=True)
     return out
 
 
