@@ -62,6 +62,8 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 	(void)session;
 	if (frame->hd.type == NGHTTP2_RST_STREAM)
 		buf_addf(&p->log, "\n%d reset %u", frame->hd.stream_id, frame->rst_stream.error_code);
+	else if (frame->hd.type == NGHTTP2_PING)
+		p->pongs += frame->hd.flags & NGHTTP2_FLAG_ACK;
 	else if (frame->hd.type == NGHTTP2_GOAWAY)
 		buf_addf(&p->log, "\ngoaway %u", frame->goaway.error_code);
 	else if ((frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) && frame->hd.flags & NGHTTP2_FLAG_END_STREAM)
@@ -187,6 +189,16 @@ void http2_peer_until(struct http2_peer *p, const char *text)
 		cr_assert(!p->gone, "no \"%s\" in:%s", text, http2_peer_log(p));
 		http2_peer_run(true);
 	}
+}
+
+/* Waits until the gate has taken all that was sent. */
+void http2_peer_settle(struct http2_peer *p)
+{
+	nghttp2_submit_ping(p->session, NGHTTP2_FLAG_NONE, NULL);
+	p->pings++;
+	http2_peer_run(false);
+	while (p->pongs < p->pings && !p->gone)
+		http2_peer_run(true);
 }
 
 /* ---- What is said ---- */

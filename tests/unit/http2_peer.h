@@ -34,6 +34,7 @@ struct http2_peer {
 	bool quiet; /* bodies are not written down */
 	bool hold;  /* of what comes nothing is taken: windows stay as they are */
 	bool gone;
+	unsigned pings, pongs;
 	struct http2_peer_body {
 		struct buf data;
 		char trailers[256];
@@ -45,6 +46,7 @@ void http2_peer_start(struct http2_peer *p, SSL *ssl, int fd, bool server);
 void http2_peer_end(struct http2_peer *p);
 void http2_peer_run(bool wait);
 void http2_peer_until(struct http2_peer *p, const char *text);
+void http2_peer_settle(struct http2_peer *p);
 const char *http2_peer_log(struct http2_peer *p);
 void http2_peer_take(struct http2_peer *p, int32_t id, size_t bytes);
 

@@ -36,11 +36,16 @@ static void open_guest(void)
 	http2_peer_start(&guest, client, client_fd, false);
 }
 
+static void accept_connection(struct session *s, struct http2_peer *p)
+{
+	*s = serve_connection();
+	cr_assert_eq(SSL_accept(s->ssl), 1);
+	http2_peer_start(p, s->ssl, s->fd, true);
+}
+
 static void accept_server(void)
 {
-	session = serve_connection();
-	cr_assert_eq(SSL_accept(session.ssl), 1);
-	http2_peer_start(&server, session.ssl, session.fd, true);
+	accept_connection(&session, &server);
 }
 
 static void open_both(void)
@@ -360,6 +365,18 @@ static const char *large_body(uint32_t *sum)
 	return body;
 }
 
+/* Until `from` may send nothing more on a stream, and the gate has all of it. */
+static void fill_window(struct http2_peer *from, int32_t id)
+{
+	http2_peer_run(false);
+	do {
+		while (nghttp2_session_get_stream_remote_window_size(from->session, id) > 0 &&
+		       nghttp2_session_get_remote_window_size(from->session) > 0)
+			http2_peer_run(true);
+		http2_peer_settle(from);
+	} while (nghttp2_session_get_stream_remote_window_size(from->session, id) > 0);
+}
+
 /* `to` takes nothing until `from` may send nothing more; then all of it comes. */
 static void pass_large_body(struct http2_peer *from, struct http2_peer *to)
 {
@@ -368,10 +385,7 @@ static void pass_large_body(struct http2_peer *from, struct http2_peer *to)
 	to->hold = to->quiet = true;
 	http2_peer_data(from, 1, body, LARGE_BYTES);
 	http2_peer_finish(from, 1, NULL);
-	http2_peer_run(false);
-	while (nghttp2_session_get_stream_remote_window_size(from->session, 1) > 0 &&
-	       nghttp2_session_get_remote_window_size(from->session) > 0)
-		http2_peer_run(true);
+	fill_window(from, 1);
 	cr_expect_lt(from->sent_bytes, HELD_MAX_BYTES);
 	to->hold = false;
 	http2_peer_take(to, 1, to->received_bytes);
@@ -401,20 +415,65 @@ Test(intercept_http2, a_server_that_does_not_read_holds_the_guest_back)
 	close_both();
 }
 
-Test(intercept_http2, streams_do_not_stop_others)
+/* The guest reads nothing of a stream. */
+static void get_stuck(int32_t id)
 {
 	uint32_t sum;
-	const char *body = large_body(&sum);
+	char text[32];
+	snprintf(text, sizeof text, "\n%d end", id);
+	http2_peer_ask(&guest, ASK("GET", "/stuck"), false);
+	http2_peer_until(&server, text);
+	http2_peer_respond(&server, id, ":status=200", true);
+	http2_peer_data(&server, id, large_body(&sum), LARGE_BYTES);
+	fill_window(&server, id);
+}
+
+Test(intercept_http2, streams_do_not_stop_others)
+{
 	open_both();
 	guest.hold = guest.quiet = true;
-	http2_peer_ask(&guest, ASK("GET", "/stuck"), false);
-	http2_peer_until(&server, "1 end");
 	nghttp2_session_set_local_window_size(guest.session, NGHTTP2_FLAG_NONE, 0, 1 << 20);
-	http2_peer_respond(&server, 1, ":status=200", true);
-	http2_peer_data(&server, 1, body, LARGE_BYTES);
-	http2_peer_run(false);
-	while (nghttp2_session_get_stream_remote_window_size(server.session, 1) > 0)
-		http2_peer_run(true);
+	get_stuck(1);
+	exchange();
+	close_both();
+}
+
+/* More than fits into the window of a connection, all together. */
+Test(intercept_http2, what_was_not_read_of_a_response_does_not_stop_others)
+{
+	open_both();
+	guest.hold = guest.quiet = true;
+	nghttp2_session_set_local_window_size(guest.session, NGHTTP2_FLAG_NONE, 0, 1 << 20);
+	for (int32_t id = 1; id < 2 * 8; id += 2) {
+		char text[32];
+		get_stuck(id);
+		nghttp2_submit_rst_stream(guest.session, NGHTTP2_FLAG_NONE, id, NGHTTP2_CANCEL);
+		snprintf(text, sizeof text, "%d reset 8", id);
+		http2_peer_until(&server, text);
+		cr_assert_gt(nghttp2_session_get_remote_window_size(server.session), 0);
+	}
+	exchange();
+	close_both();
+}
+
+Test(intercept_http2, what_was_not_read_of_a_request_does_not_stop_others)
+{
+	uint32_t sum;
+	open_both();
+	server.hold = server.quiet = true;
+	nghttp2_session_set_local_window_size(server.session, NGHTTP2_FLAG_NONE, 0, 16 << 20);
+	for (int32_t id = 1; id < 2 * 20; id += 2) {
+		char text[32];
+		http2_peer_ask(&guest, ASK("POST", "/stuck"), true);
+		http2_peer_data(&guest, id, large_body(&sum), LARGE_BYTES);
+		snprintf(text, sizeof text, "\n%d head", id);
+		http2_peer_until(&server, text);
+		fill_window(&guest, id);
+		nghttp2_submit_rst_stream(guest.session, NGHTTP2_FLAG_NONE, id, NGHTTP2_CANCEL);
+		snprintf(text, sizeof text, "\n%d reset 8", id);
+		http2_peer_until(&server, text);
+		cr_assert_gt(nghttp2_session_get_remote_window_size(guest.session), 0);
+	}
 	exchange();
 	close_both();
 }
@@ -487,6 +546,47 @@ Test(intercept_http2, a_server_that_goes_away_is_dialled_again)
 	expect_server("/next");
 	answer(1);
 	http2_peer_until(&guest, "3 end");
+	close_both();
+}
+
+Test(intercept_http2, requests_wait_for_a_server_that_takes_one_at_a_time)
+{
+	nghttp2_settings_entry one = {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 1};
+	open_both();
+	nghttp2_submit_settings(server.session, NGHTTP2_FLAG_NONE, &one, 1);
+	http2_peer_settle(&server);
+	http2_peer_ask(&guest, ASK("GET", "/1"), false);
+	http2_peer_ask(&guest, ASK("GET", "/2"), false);
+	http2_peer_until(&server, "1 end");
+	http2_peer_settle(&guest);
+	answer(1); /* the other connection, which the gate makes, is not answered */
+	http2_peer_until(&server, "3 end");
+	answer(3);
+	http2_peer_until(&guest, "3 end");
+	close_both();
+}
+
+Test(intercept_http2, a_server_that_goes_away_finishes_what_it_has)
+{
+	open_both();
+	http2_peer_ask(&guest, ASK("GET", "/first"), false);
+	http2_peer_until(&server, "1 end");
+	nghttp2_submit_goaway(server.session, NGHTTP2_FLAG_NONE, 1, NGHTTP2_NO_ERROR, NULL, 0);
+	http2_peer_respond(&server, 1, ":status=200", true);
+	http2_peer_data(&server, 1, "part", 4);
+	http2_peer_until(&guest, "1 data part"); /* the gate knows, then */
+	static struct http2_peer second;
+	struct session second_session;
+	http2_peer_ask(&guest, ASK("GET", "/second"), false);
+	http2_peer_run(false);
+	accept_connection(&second_session, &second);
+	http2_peer_until(&second, "/second\n1 end");
+	http2_peer_respond(&second, 1, ":status=200", false);
+	http2_peer_until(&guest, "3 end");
+	http2_peer_finish(&server, 1, NULL);
+	http2_peer_until(&guest, "\n1 end");
+	http2_peer_end(&second);
+	session_end(&second_session);
 	close_both();
 }
 

@@ -176,14 +176,13 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
 	return 0;
 }
 
-/* A request that GOAWAY was faster than. */
+/* A request that GOAWAY was faster than, among what is not sent. */
 static int on_not_sent(nghttp2_session *session, const nghttp2_frame *frame, int error, void *context)
 {
 	struct stream *s = frame->hd.type == NGHTTP2_HEADERS ? stream_of(session, frame->hd.stream_id) : NULL;
-	(void)error;
 	(void)context;
 	if (s)
-		s->refused = true;
+		s->refused |= error == NGHTTP2_ERR_START_STREAM_NOT_ALLOWED;
 	return 0;
 }
 
