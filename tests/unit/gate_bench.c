@@ -2,6 +2,8 @@
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <poll.h>
@@ -74,6 +76,7 @@ struct session serve_connection(void)
 	wait_for(server_fd);
 	s.fd = accept4(server_fd, NULL, NULL, SOCK_CLOEXEC);
 	cr_assert_geq(s.fd, 0);
+	setsockopt(s.fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 	if (server_certificate) {
 		s.ssl = SSL_new(server_context);
 		SSL_set_fd(s.ssl, s.fd);

@@ -351,8 +351,10 @@ Test(intercept_http2, a_server_may_speak_http1)
 
 enum {
 	LARGE_BYTES = 4 << 20,
-	HELD_MAX_BYTES = 3 << 19, /* between one that sends and one that takes nothing */
+	HELD_MAX_BYTES = 1 << 20, /* between one that sends and one that takes nothing */
 };
+
+static const char stuck_body[HELD_MAX_BYTES]; /* of which not all is sent */
 
 static const char *large_body(uint32_t *sum)
 {
@@ -418,13 +420,12 @@ Test(intercept_http2, a_server_that_does_not_read_holds_the_guest_back)
 /* The guest reads nothing of a stream. */
 static void get_stuck(int32_t id)
 {
-	uint32_t sum;
 	char text[32];
 	snprintf(text, sizeof text, "\n%d end", id);
 	http2_peer_ask(&guest, ASK("GET", "/stuck"), false);
 	http2_peer_until(&server, text);
 	http2_peer_respond(&server, id, ":status=200", true);
-	http2_peer_data(&server, id, large_body(&sum), LARGE_BYTES);
+	http2_peer_data(&server, id, stuck_body, sizeof stuck_body);
 	fill_window(&server, id);
 }
 
@@ -432,7 +433,7 @@ Test(intercept_http2, streams_do_not_stop_others)
 {
 	open_both();
 	guest.hold = guest.quiet = true;
-	nghttp2_session_set_local_window_size(guest.session, NGHTTP2_FLAG_NONE, 0, 1 << 20);
+	nghttp2_session_set_local_window_size(guest.session, NGHTTP2_FLAG_NONE, 0, 16 << 20);
 	get_stuck(1);
 	exchange();
 	close_both();
@@ -443,8 +444,8 @@ Test(intercept_http2, what_was_not_read_of_a_response_does_not_stop_others)
 {
 	open_both();
 	guest.hold = guest.quiet = true;
-	nghttp2_session_set_local_window_size(guest.session, NGHTTP2_FLAG_NONE, 0, 1 << 20);
-	for (int32_t id = 1; id < 2 * 8; id += 2) {
+	nghttp2_session_set_local_window_size(guest.session, NGHTTP2_FLAG_NONE, 0, 16 << 20);
+	for (int32_t id = 1; id < 2 * 40; id += 2) {
 		char text[32];
 		get_stuck(id);
 		nghttp2_submit_rst_stream(guest.session, NGHTTP2_FLAG_NONE, id, NGHTTP2_CANCEL);
@@ -458,14 +459,13 @@ Test(intercept_http2, what_was_not_read_of_a_response_does_not_stop_others)
 
 Test(intercept_http2, what_was_not_read_of_a_request_does_not_stop_others)
 {
-	uint32_t sum;
 	open_both();
 	server.hold = server.quiet = true;
 	nghttp2_session_set_local_window_size(server.session, NGHTTP2_FLAG_NONE, 0, 16 << 20);
-	for (int32_t id = 1; id < 2 * 20; id += 2) {
+	for (int32_t id = 1; id < 2 * 40; id += 2) {
 		char text[32];
 		http2_peer_ask(&guest, ASK("POST", "/stuck"), true);
-		http2_peer_data(&guest, id, large_body(&sum), LARGE_BYTES);
+		http2_peer_data(&guest, id, stuck_body, sizeof stuck_body);
 		snprintf(text, sizeof text, "\n%d head", id);
 		http2_peer_until(&server, text);
 		fill_window(&guest, id);
@@ -628,11 +628,15 @@ static void flush_guest(void)
 
 static void expect_to_be_shut_out(uint32_t error)
 {
+	enum { ONCE = 60 };
 	open_both();
-	for (unsigned i = 0; i < 600 && !strstr(http2_peer_log(&guest), "goaway"); i++) {
-		int32_t id = http2_peer_ask(&guest, ASK("GET", "/"), false);
+	for (unsigned i = 0; i < 10 && !strstr(http2_peer_log(&guest), "goaway"); i++) {
+		int32_t ids[ONCE];
+		for (unsigned n = 0; n < ONCE; n++)
+			ids[n] = http2_peer_ask(&guest, ASK("GET", "/"), false);
 		flush_guest();
-		nghttp2_submit_rst_stream(guest.session, NGHTTP2_FLAG_NONE, id, error);
+		for (unsigned n = 0; n < ONCE; n++)
+			nghttp2_submit_rst_stream(guest.session, NGHTTP2_FLAG_NONE, ids[n], error);
 		flush_guest();
 	}
 	http2_peer_until(&guest, "goaway 11");

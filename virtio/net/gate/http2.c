@@ -26,6 +26,7 @@
 #include "virtio/net/gate/http_text.h"
 
 enum {
+	STUCK_MAX = 32, /* streams of which nothing is taken, before others are not heard any more: the connection's window */
 	STREAM_HELD_BYTES = 128 << 10, /* that wait on a stream */
 	STREAM_LEAST_BYTES = BODY_PIECE_BYTES, /* where the connection has many that do */
 	CONN_HELD_BYTES = 1 << 20,
@@ -112,7 +113,7 @@ static int say_settings(struct http2 *h, bool server, uint32_t window_bytes)
 		{server ? NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS : NGHTTP2_SETTINGS_ENABLE_PUSH, server ? HTTP2_STREAMS_MAX : 0},
 	};
 	int rc = nghttp2_submit_settings(h->session, NGHTTP2_FLAG_NONE, all, sizeof all / sizeof all[0]);
-	return rc ? rc : nghttp2_session_set_local_window_size(h->session, NGHTTP2_FLAG_NONE, 0, HTTP2_CONN_WINDOW_BYTES);
+	return rc ? rc : nghttp2_session_set_local_window_size(h->session, NGHTTP2_FLAG_NONE, 0, STUCK_MAX * (int32_t)window_bytes);
 }
 
 /*

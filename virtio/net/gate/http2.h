@@ -9,7 +9,6 @@
 
 enum {
 	HTTP2_STREAMS_MAX = 100,          /* at once, of a connection */
-	HTTP2_CONN_WINDOW_BYTES = 4 << 20, /* that may come of all streams before anything of it is taken */
 	HTTP2_INTERIM_MAX = 16,           /* responses of 1xx, before the one that counts */
 };
 

@@ -14,7 +14,7 @@
 #include "virtio/net/gate/upstream.h"
 
 enum {
-	WINDOW_BYTES = 1 << 20, /* servers are far away */
+	WINDOW_BYTES = 512 << 10, /* servers are far away */
 	REPEATS_MAX = 100,      /* of what this connection has refused */
 };
 
