@@ -747,7 +747,7 @@ test_apt() {
 	local mirror address
 	mirror=$(sed -n 's,^deb http://\([^/ ]*\)/.*,\1,p' "$world/etc/apt/sources.list" | head -n 1)
 	read -r address _ < <(getent ahostsv4 "$mirror") || fail "this host does not find its Debian mirror"
-	with_clients --allow-host "$mirror" --add-host "$mirror:$address" -- \
+	with_clients --timeout 600 --allow-host "$mirror" --add-host "$mirror:$address" -- \
 		sh -c 'apt-get -q update 2>&1 && apt-get -q install -y hello 2>&1 && hello'
 	expect 0
 	[ "$(tail -n 1 out)" = "Hello, world!" ] || { show; tail -n 20 out; fail "no hello"; }
